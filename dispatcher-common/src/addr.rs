@@ -1,0 +1,171 @@
+//! Addresses and ports as they stand on the wire. Nothing here resolves or parses text.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv6 address, or an IPv4 address mapped into IPv6 (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Addr([u8; 16]);
+
+impl Addr {
+    /// The mapped form of four bytes in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v4_bytes(v4: [u8; 4]) -> Self {
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+        ])
+    }
+
+    /// Sixteen bytes in network order, as they stand in an IPv6 header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v6_bytes(v6: [u8; 16]) -> Self {
+        Self(v6)
+    }
+
+    /// All sixteen bytes, network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The last four bytes: the IPv4 address, when [`Self::is_v4`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_bytes(&self) -> [u8; 4] {
+        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    }
+
+    /// Whether this is an IPv4 address in mapped form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        u64::from_ne_bytes([
+            self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5], self.0[6], self.0[7],
+        ]) == 0
+            && u32::from_ne_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
+                == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// The address in the standard library's form, IPv4 unmapped.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        if self.is_v4() {
+            IpAddr::V4(Ipv4Addr::from(self.v4_bytes()))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(self.0))
+        }
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::from_v4_bytes(v4.octets()),
+            IpAddr::V6(v6) => Self::from_v6_bytes(v6.octets()),
+        }
+    }
+}
+
+impl core::fmt::Debug for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.ip(), f)
+    }
+}
+
+impl core::fmt::Display for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.ip(), f)
+    }
+}
+
+/// A TCP port: two bytes in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Port([u8; 2]);
+
+impl Port {
+    /// From a number in host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(number: u16) -> Self {
+        Self(number.to_be_bytes())
+    }
+
+    /// From the bytes of a header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 2]) -> Self {
+        Self(bytes)
+    }
+
+    /// Host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+
+    /// Network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 2] {
+        self.0
+    }
+}
+
+impl core::fmt::Debug for Port {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.number(), f)
+    }
+}
+
+/// An Ethernet address.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// All zero: no neighbour known.
+    pub const UNKNOWN: Self = Self([0; 6]);
+}
+
+impl core::fmt::Debug for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_address_is_mapped_and_comes_back() {
+        let ip: IpAddr = "192.0.2.10".parse().unwrap();
+        let addr = Addr::from(ip);
+        assert!(addr.is_v4());
+        assert_eq!(addr.ip(), ip);
+        assert_eq!(addr.v4_bytes(), [192, 0, 2, 10]);
+        assert_eq!(
+            addr.bytes(),
+            &"::ffff:192.0.2.10".parse::<Ipv6Addr>().unwrap().octets()
+        );
+    }
+
+    #[test]
+    fn an_ipv6_address_is_itself() {
+        let ip: IpAddr = "2001:db8::10".parse().unwrap();
+        assert!(!Addr::from(ip).is_v4());
+        assert_eq!(Addr::from(ip).ip(), ip);
+    }
+
+    #[test]
+    fn a_port_is_network_order_inside() {
+        assert_eq!(Port::new(0x1234).bytes(), [0x12, 0x34]);
+        assert_eq!(Port::from_bytes([0x12, 0x34]).number(), 0x1234);
+    }
+}

@@ -1,0 +1,248 @@
+//! A flow: one client's TCP connection to one service, kept as two entries of the `FLOWS` map.
+
+use crate::addr::{Addr, Port};
+use crate::link::NextHop;
+use crate::rewrite::Translation;
+use crate::tcp::Track;
+
+/// The 5-tuple of a packet as it stands on the wire; the protocol is always TCP.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey {
+    /// Sender's address.
+    pub src: Addr,
+    /// Receiver's address.
+    pub dst: Addr,
+    /// Sender's port.
+    pub src_port: Port,
+    /// Receiver's port.
+    pub dst_port: Port,
+}
+
+/// Which way a packet goes.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Client to back-end; the destination is rewritten.
+    Forward = 0,
+    /// Back-end to client; the source is rewritten.
+    Reply = 1,
+}
+
+impl Direction {
+    /// From the byte in a [`Translation`]; anything but 0 is a reply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_u8(byte: u8) -> Self {
+        if byte == 0 {
+            Self::Forward
+        } else {
+            Self::Reply
+        }
+    }
+
+    /// The other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::Forward => Self::Reply,
+            Self::Reply => Self::Forward,
+        }
+    }
+}
+
+/// One direction of a flow: what is done with its packets, and what was learned from them.
+///
+/// User space writes an entry once, before the flow's SYN leaves. From then on the program writes:
+/// `phase` with atomic OR, everything else with plain stores, because the packets of one direction
+/// arrive on one receive queue; where they do not, a count may lose a packet and nothing else.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// Packets seen in this direction.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// What to write into the packet.
+    pub translation: Translation,
+    /// Where the packet leaves.
+    pub next_hop: NextHop,
+    /// Index of the flow in user space's table.
+    pub flow: u32,
+    /// Generation of that index: events of an earlier flow there are told apart.
+    pub generation: u32,
+    /// [`Phase`](crate::tcp::Phase) bits. The forward entry's word is the flow's; the reply entry
+    /// holds a copy that may lag, so that a packet of a steady flow needs one lookup.
+    pub phase: u32,
+    /// Index of the back-end's counters.
+    pub backend: u32,
+    /// Sequence numbers of this direction.
+    pub track: Track,
+    /// [`Control::ticks`](crate::control::Control) when a packet was last seen.
+    pub last_seen: u32,
+}
+
+/// The two entries of a flow, with their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowPair {
+    /// Client to service.
+    pub forward_key: FlowKey,
+    /// Back-end to client.
+    pub reply_key: FlowKey,
+    /// For packets of the client.
+    pub forward: FlowEntry,
+    /// For packets of the back-end.
+    pub reply: FlowEntry,
+}
+
+/// What user space knows when it installs a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSpec {
+    /// The client's 5-tuple towards the service.
+    pub key: FlowKey,
+    /// Address of the back-end.
+    pub backend_addr: Addr,
+    /// Port of the back-end.
+    pub backend_port: Port,
+    /// Index of the back-end's counters.
+    pub backend: u32,
+    /// Index of the flow in user space's table.
+    pub flow: u32,
+    /// Generation of that index.
+    pub generation: u32,
+    /// Initial sequence number of the client's SYN.
+    pub isn: u32,
+    /// The tick at which the flow is installed.
+    pub now_ticks: u32,
+    /// Way to the back-end.
+    pub to_backend: NextHop,
+    /// Way to the client.
+    pub to_client: NextHop,
+}
+
+impl FlowKey {
+    /// The key that replies to packets of this key have before any rewrite.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+        }
+    }
+
+    /// The key of the other direction's entry of the same flow, given this direction's translation.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_peer(&self, translation: &Translation) -> Self {
+        match translation.direction() {
+            Direction::Forward => Self {
+                src: translation.addr,
+                dst: self.src,
+                src_port: translation.port,
+                dst_port: self.src_port,
+            },
+            Direction::Reply => Self {
+                src: self.dst,
+                dst: translation.addr,
+                src_port: self.dst_port,
+                dst_port: translation.port,
+            },
+        }
+    }
+}
+
+impl FlowPair {
+    /// Both entries of a new flow whose SYN is about to be forwarded.
+    #[must_use]
+    pub fn new(spec: &FlowSpec) -> Self {
+        let FlowSpec {
+            key,
+            backend_addr,
+            backend_port,
+            ..
+        } = *spec;
+        let forward = FlowEntry {
+            packets: 0,
+            bytes: 0,
+            translation: Translation::to_backend(&key, backend_addr, backend_port),
+            next_hop: spec.to_backend,
+            flow: spec.flow,
+            generation: spec.generation,
+            phase: 0,
+            backend: spec.backend,
+            track: Track::of_syn(spec.isn),
+            last_seen: spec.now_ticks,
+        };
+        let reply_key = key.of_peer(&forward.translation);
+        let reply = FlowEntry {
+            translation: Translation::to_client(&reply_key, key.dst, key.dst_port),
+            next_hop: spec.to_client,
+            track: Track::default(),
+            ..forward
+        };
+        Self {
+            forward_key: key,
+            reply_key,
+            forward,
+            reply,
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 1);
+    assert!(size_of::<FlowEntry>() == 96 && align_of::<FlowEntry>() == 8);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    fn addr(text: &str) -> Addr {
+        Addr::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn each_entry_knows_the_key_of_the_other() {
+        let key = FlowKey {
+            src: addr("198.51.100.1"),
+            dst: addr("192.0.2.10"),
+            src_port: Port::new(40000),
+            dst_port: Port::new(80),
+        };
+        let pair = FlowPair::new(&FlowSpec {
+            key,
+            backend_addr: addr("10.0.0.11"),
+            backend_port: Port::new(8080),
+            backend: 3,
+            flow: 7,
+            generation: 1,
+            isn: 1000,
+            now_ticks: 5,
+            to_backend: NextHop::UNKNOWN,
+            to_client: NextHop::UNKNOWN,
+        });
+        assert_eq!(
+            pair.reply_key,
+            FlowKey {
+                src: addr("10.0.0.11"),
+                dst: addr("198.51.100.1"),
+                src_port: Port::new(8080),
+                dst_port: Port::new(40000),
+            }
+        );
+        assert_eq!(
+            pair.forward_key.of_peer(&pair.forward.translation),
+            pair.reply_key
+        );
+        assert_eq!(
+            pair.reply_key.of_peer(&pair.reply.translation),
+            pair.forward_key
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! The table of maps. `tests/contract.rs` compares it with the object that was built.
+
+/// One row of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSpec {
+    /// Name, at most 15 characters: also the name of its pin.
+    pub name: &'static str,
+    /// Kernel's number of the map type (`enum bpf_map_type`).
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key_size: usize,
+    /// Bytes of a value.
+    pub value_size: usize,
+    /// Most elements, unless the configuration says otherwise.
+    pub max_entries: u32,
+}
+
+/// Flows that `FLOWS` holds unless the configuration says otherwise.
+pub const FLOW_CAPACITY_DEFAULT: u32 = 262_144;
+/// Most services.
+pub const SERVICES_MAX: u32 = 256;
+/// Most back-ends, over all services.
+pub const BACKENDS_MAX: u32 = 4096;
+/// Most AF_XDP sockets: receive queues of all interfaces together.
+pub const XSKS_MAX: u32 = 256;
+/// Most interfaces, VLANs on them included.
+pub const LINKS_MAX: u32 = 1024;
+/// Bytes of the event ring: 43 690 events of 16 bytes with the kernel's 8-byte header.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const PERCPU_ARRAY: u32 = 6;
+const XSKMAP: u32 = 17;
+const RINGBUF: u32 = 27;
+
+/// 5-tuple → what to do with its packets.
+pub const FLOWS: MapSpec = MapSpec {
+    name: "FLOWS",
+    kind: HASH,
+    key_size: size_of::<crate::flow::FlowKey>(),
+    value_size: size_of::<crate::flow::FlowEntry>(),
+    max_entries: 2 * FLOW_CAPACITY_DEFAULT,
+};
+/// Address and port → service.
+pub const SERVICES: MapSpec = MapSpec {
+    name: "SERVICES",
+    kind: HASH,
+    key_size: size_of::<crate::service::ServiceKey>(),
+    value_size: size_of::<crate::service::Service>(),
+    // A marker for each address besides the service itself.
+    max_entries: 2 * SERVICES_MAX,
+};
+/// Back-end → what passed to and from it, a value for each processor.
+pub const BACKENDS: MapSpec = MapSpec {
+    name: "BACKENDS",
+    kind: PERCPU_ARRAY,
+    key_size: 4,
+    value_size: size_of::<crate::service::BackendCounters>(),
+    max_entries: BACKENDS_MAX,
+};
+/// Interface index → physical interface, VLAN, sockets.
+pub const LINKS: MapSpec = MapSpec {
+    name: "LINKS",
+    kind: HASH,
+    key_size: 4,
+    value_size: size_of::<crate::link::Link>(),
+    max_entries: LINKS_MAX,
+};
+/// Socket index → AF_XDP socket.
+pub const XSKS: MapSpec = MapSpec {
+    name: "XSKS",
+    kind: XSKMAP,
+    key_size: 4,
+    value_size: 4,
+    max_entries: XSKS_MAX,
+};
+/// What user space tells the program.
+pub const CONTROL: MapSpec = MapSpec {
+    name: "CONTROL",
+    kind: ARRAY,
+    key_size: 4,
+    value_size: size_of::<crate::control::Control>(),
+    max_entries: 1,
+};
+/// What the program tells user space.
+pub const EVENTS: MapSpec = MapSpec {
+    name: "EVENTS",
+    kind: RINGBUF,
+    key_size: 0,
+    value_size: 0,
+    max_entries: EVENTS_BYTES,
+};
+/// Counters of drops and of what was handled, a value for each processor.
+pub const COUNTERS: MapSpec = MapSpec {
+    name: "COUNTERS",
+    kind: PERCPU_ARRAY,
+    key_size: 4,
+    value_size: 8,
+    max_entries: crate::verdict::COUNTERS_LEN,
+};
+
+/// All of them.
+pub const ALL: [MapSpec; 8] = [
+    FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS,
+];
+
+/// Name of the XDP program.
+pub const PROGRAM: &str = "dispatcher";

@@ -1,0 +1,29 @@
+//! Lets user space read and write the shared types through aya.
+
+use aya::Pod;
+
+use crate::control::Control;
+use crate::event::FlowEvent;
+use crate::flow::{FlowEntry, FlowKey};
+use crate::link::Link;
+use crate::service::{BackendCounters, Service, ServiceKey};
+
+macro_rules! pod {
+    ($($ty:ty),* $(,)?) => {$(
+        // SAFETY: `repr(C)` over integers and byte arrays, without padding (each type's size is
+        // asserted beside it), so any bytes are a value and all bytes are initialised.
+        unsafe impl Pod for $ty {}
+    )*};
+}
+pod!(
+    FlowKey,
+    FlowEntry,
+    ServiceKey,
+    Service,
+    BackendCounters,
+    Link,
+    Control,
+    FlowEvent
+);
+
+const _: () = assert!(size_of::<BackendCounters>() == 32 && size_of::<Control>() == 16);

@@ -1,0 +1,54 @@
+//! Services as the program knows them: an address and a port that requests are dispatched for.
+
+use crate::addr::{Addr, Port};
+
+/// A key of the `SERVICES` map.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServiceKey {
+    /// Address of the service.
+    pub addr: Addr,
+    /// Its port; 0 marks that some service has this address, for packets whose port is unknown.
+    pub port: Port,
+}
+
+impl ServiceKey {
+    /// The marker of an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any_port(addr: Addr) -> Self {
+        Self {
+            addr,
+            port: Port::new(0),
+        }
+    }
+}
+
+/// A value of the `SERVICES` map.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Index of the service in user space; [`Service::ADDRESS_ONLY`] in a marker.
+    pub index: u32,
+}
+
+impl Service {
+    /// The value of an address's marker.
+    pub const ADDRESS_ONLY: u32 = u32::MAX;
+}
+
+/// A value of the `BACKENDS` map, one for each processor: what passed to and from a back-end.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendCounters {
+    /// Packets from clients to the back-end.
+    pub packets_in: u64,
+    /// Packets from the back-end to clients.
+    pub packets_out: u64,
+    /// Bytes from clients, from the IP header on.
+    pub bytes_in: u64,
+    /// Bytes to clients, from the IP header on.
+    pub bytes_out: u64,
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 18 && size_of::<Service>() == 4);

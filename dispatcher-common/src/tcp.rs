@@ -1,0 +1,273 @@
+//! The life of a TCP connection, seen from the middle. Pure: a segment and what is known go in,
+//! phase bits come out. Sequence numbers compare modulo 2^32 (RFC 9293 3.4).
+
+use crate::flow::Direction;
+use crate::header::TcpFlags;
+
+/// What happened on a flow so far, as bits that are only ever set. The bits of one word are set by
+/// atomic OR, so exactly one processor sees a phase being entered.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Phase(pub u32);
+
+impl Phase {
+    /// The back-end has answered the SYN.
+    pub const ANSWERED: Self = Self(0x01);
+    /// The client has acknowledged that answer: the handshake is finished.
+    pub const ESTABLISHED: Self = Self(0x02);
+    /// The client has sent its FIN.
+    pub const CLIENT_FIN: Self = Self(0x04);
+    /// The back-end has sent its FIN.
+    pub const BACKEND_FIN: Self = Self(0x08);
+    /// The back-end has acknowledged the client's FIN.
+    pub const CLIENT_FIN_ACKED: Self = Self(0x10);
+    /// The client has acknowledged the back-end's FIN.
+    pub const BACKEND_FIN_ACKED: Self = Self(0x20);
+    /// One side has reset the connection.
+    pub const RESET: Self = Self(0x40);
+
+    const STEADY: Self = Self(Self::ANSWERED.0 | Self::ESTABLISHED.0);
+    const CLOSED: Self = Self(
+        Self::CLIENT_FIN.0
+            | Self::BACKEND_FIN.0
+            | Self::CLIENT_FIN_ACKED.0
+            | Self::BACKEND_FIN_ACKED.0,
+    );
+
+    /// Whether all bits of `other` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Established and nothing since: a segment without SYN, FIN and RST changes nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steady(self) -> bool {
+        self.0 == Self::STEADY.0
+    }
+
+    /// The handshake is finished.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_established(self) -> bool {
+        self.has(Self::ESTABLISHED)
+    }
+
+    /// One side has closed, the connection has not ended.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_closing(self) -> bool {
+        self.0 & (Self::CLIENT_FIN.0 | Self::BACKEND_FIN.0) != 0 && !self.is_ended()
+    }
+
+    /// Nothing more is to come: reset, or both sides closed and both FINs acknowledged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        self.has(Self::RESET) || self.has(Self::CLOSED)
+    }
+
+    const fn fin_of(direction: Direction) -> Self {
+        match direction {
+            Direction::Forward => Self::CLIENT_FIN,
+            Direction::Reply => Self::BACKEND_FIN,
+        }
+    }
+
+    const fn fin_acked_of(direction: Direction) -> Self {
+        match direction {
+            Direction::Forward => Self::CLIENT_FIN_ACKED,
+            Direction::Reply => Self::BACKEND_FIN_ACKED,
+        }
+    }
+}
+
+/// Sequence numbers of one direction, host order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Track {
+    /// One past the last byte sent, SYN and FIN counted.
+    pub seq_end: u32,
+    /// The last acknowledgement sent.
+    pub ack: u32,
+    /// One past the FIN, once it was sent.
+    pub fin_end: u32,
+}
+
+/// What the state machine reads of a segment, host order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentView {
+    /// Flag bits.
+    pub flags: TcpFlags,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number; meaningless without ACK.
+    pub ack: u32,
+    /// Bytes of data.
+    pub payload: u32,
+}
+
+/// The farthest that a FIN may be ahead of what its receiver has acknowledged, bytes: above any
+/// receive window in use, far below the 2^31 at which comparison wraps.
+pub const FIN_AHEAD_MAX: u32 = 16 << 20;
+
+/// How far the acknowledgement that finishes a handshake may lie behind what the back-end has
+/// sent, bytes: data that it sent before the acknowledgement came (RFC 7413).
+pub const HANDSHAKE_SLACK_MAX: u32 = 1 << 16;
+
+/// `a` comes before `b`.
+#[inline(always)]
+#[must_use]
+pub const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+/// `low <= x <= high`, modulo 2^32; never when `high` comes before `low`.
+#[inline(always)]
+#[must_use]
+pub const fn within(x: u32, low: u32, high: u32) -> bool {
+    !before(x, low) && !before(high, x)
+}
+
+impl SegmentView {
+    /// One past the last sequence number that the segment occupies.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seq_end(&self) -> u32 {
+        self.seq
+            .wrapping_add(self.payload)
+            .wrapping_add(self.flags.any(TcpFlags::SYN) as u32)
+            .wrapping_add(self.flags.any(TcpFlags::FIN) as u32)
+    }
+}
+
+impl Track {
+    /// After the client's SYN.
+    #[must_use]
+    pub const fn of_syn(isn: u32) -> Self {
+        Self {
+            seq_end: isn.wrapping_add(1),
+            ack: 0,
+            fin_end: 0,
+        }
+    }
+
+    /// Follows a segment of this direction that is part of the connection.
+    #[inline(always)]
+    pub fn follow(&mut self, segment: &SegmentView) {
+        let seq_end = segment.seq_end();
+        if before(self.seq_end, seq_end) {
+            self.seq_end = seq_end;
+        }
+        if segment.flags.any(TcpFlags::ACK) && before(self.ack, segment.ack) {
+            self.ack = segment.ack;
+        }
+    }
+}
+
+/// Which bits a segment adds to `phase`, and what it makes of the track of its own direction.
+///
+/// `own` is the direction of the segment, `peer` the other. A segment that neither side's receiver
+/// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4).
+#[inline(always)]
+#[must_use]
+pub fn advance(
+    phase: Phase,
+    direction: Direction,
+    segment: &SegmentView,
+    own: Track,
+    peer: Track,
+) -> (Phase, Track) {
+    let flags = segment.flags;
+    let mut bits = Phase::default();
+    let mut track = own;
+
+    if flags.any(TcpFlags::RST) {
+        if reset_is_acceptable(phase, direction, segment, own, peer) {
+            bits = Phase::RESET;
+        }
+        return (bits, track);
+    }
+
+    if flags.any(TcpFlags::SYN) {
+        let answers = matches!(direction, Direction::Reply)
+            && flags.any(TcpFlags::ACK)
+            && segment.ack == peer.seq_end;
+        if answers && !phase.has(Phase::ANSWERED) {
+            track = Track {
+                seq_end: segment.seq_end(),
+                ack: segment.ack,
+                fin_end: 0,
+            };
+            bits = Phase::ANSWERED;
+        }
+        return (bits, track);
+    }
+
+    if !phase.has(Phase::ANSWERED) {
+        return (bits, track);
+    }
+    if matches!(direction, Direction::Forward)
+        && flags.any(TcpFlags::ACK)
+        && within(
+            segment.ack,
+            peer.seq_end.wrapping_sub(HANDSHAKE_SLACK_MAX),
+            peer.seq_end,
+        )
+    {
+        if !phase.is_established() {
+            // Until now nothing was acknowledged, so there is no older value to compare with.
+            track.ack = segment.ack;
+        }
+        bits = bits.with(Phase::ESTABLISHED);
+    }
+    track.follow(segment);
+
+    if flags.any(TcpFlags::FIN)
+        && within(
+            segment.seq_end(),
+            peer.ack,
+            peer.ack.wrapping_add(FIN_AHEAD_MAX),
+        )
+    {
+        track.fin_end = segment.seq_end();
+        bits = bits.with(Phase::fin_of(direction));
+    }
+    let peer_direction = direction.reversed();
+    if flags.any(TcpFlags::ACK)
+        && phase.has(Phase::fin_of(peer_direction))
+        && within(segment.ack, peer.fin_end, peer.seq_end)
+    {
+        bits = bits.with(Phase::fin_acked_of(peer_direction));
+    }
+    (Phase(bits.0 & !phase.0), track)
+}
+
+/// A receiver obeys an RST that stands exactly where it expects the next byte (RFC 5961 3.2): from
+/// here that place is known to lie between what it acknowledged and what was sent to it. An RST
+/// that answers a SYN is judged by its acknowledgement (RFC 9293 3.10.7.3).
+#[inline(always)]
+fn reset_is_acceptable(
+    phase: Phase,
+    direction: Direction,
+    segment: &SegmentView,
+    own: Track,
+    peer: Track,
+) -> bool {
+    if phase.has(Phase::ANSWERED) {
+        return within(segment.seq, peer.ack, own.seq_end);
+    }
+    match direction {
+        Direction::Reply => segment.flags.any(TcpFlags::ACK) && segment.ack == peer.seq_end,
+        Direction::Forward => within(segment.seq, own.seq_end.wrapping_sub(1), own.seq_end),
+    }
+}

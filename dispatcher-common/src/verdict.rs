@@ -1,0 +1,108 @@
+//! What becomes of a frame. Every drop has a reason, and the reason is the counter's index, the
+//! metric's label and a row in the README.
+
+macro_rules! counters {
+    ($(#[$enum_doc:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $index:literal, $label:literal;)* }) => {
+        $(#[$enum_doc])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $name { $($(#[doc = $doc])* $variant = $index,)* }
+
+        impl $name {
+            /// All of them, by index.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The label in metrics and documents.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// What it means, for people.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),*),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Why a frame was dropped. Numbers are never used again for another reason.
+    DropReason {
+        /// Addressed to a service, no connection request, and of no known flow.
+        NoFlow = 0, "no_flow";
+        /// A fragment addressed to a service.
+        Fragment = 1, "fragment";
+        /// IPv4 options or IPv6 extension headers, addressed to a service.
+        IpOptions = 2, "ip_options";
+        /// Addressed to a service, with lengths or flags that contradict each other.
+        Malformed = 3, "malformed";
+        /// TTL or hop limit would reach zero.
+        TtlExpired = 4, "ttl_expired";
+        /// A connection request that no AF_XDP socket took: no daemon runs.
+        Unattended = 5, "unattended";
+        /// The driver left no room in front of the frame for a VLAN tag.
+        NoHeadroom = 6, "no_headroom";
+        /// A connection request that the daemon could not parse, or for no service of its own.
+        NotARequest = 7, "not_a_request";
+        /// A frame to send found the transmit ring full.
+        TransmitFull = 8, "transmit_full";
+        /// A frame could not be sent: no way to its receiver is known.
+        Unreachable = 9, "unreachable";
+        /// The service's queue was full, and its configuration says to drop.
+        QueueFull = 10, "queue_full";
+    }
+}
+
+counters! {
+    /// What the program did with a frame that it did not drop.
+    Handled {
+        /// Not for a service: left to the host's stack.
+        Passed = 0, "passed";
+        /// Of a flow: rewritten and sent on.
+        Forwarded = 1, "forwarded";
+        /// Of a flow: rewritten and left to the host's stack, which knows the way or finds it.
+        HandedToHost = 2, "handed_to_host";
+        /// A connection request, given to user space.
+        Punted = 3, "punted";
+        /// An event that the full ring did not take; user space finds out by reconciling.
+        EventLost = 4, "event_lost";
+    }
+}
+
+/// Slots of the `COUNTERS` map: one for each [`DropReason`], then one for each [`Handled`].
+pub const COUNTERS_LEN: u32 = (DropReason::ALL.len() + Handled::ALL.len()) as u32;
+
+impl DropReason {
+    /// Its slot in the `COUNTERS` map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        self as u32
+    }
+}
+
+impl Handled {
+    /// Its slot in the `COUNTERS` map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        DropReason::ALL.len() as u32 + self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_is_its_place_in_the_list() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.counter() as usize, index);
+        }
+        for (index, handled) in Handled::ALL.iter().enumerate() {
+            assert_eq!(handled.counter() as usize, DropReason::ALL.len() + index);
+        }
+    }
+}

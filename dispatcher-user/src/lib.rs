@@ -1,0 +1,17 @@
+//! The user half of Dispatcher, module by module in the order in which a connection request
+//! meets them; the last ones are what people touch.
+//!
+//! `admission` decides and does nothing else; `xsk`, `datapath` and `network` act and decide
+//! nothing; `engine` is the one place where they meet.
+
+pub mod xsk;
+pub mod admission;
+pub mod datapath;
+pub mod network;
+pub mod engine;
+
+pub mod config;
+pub mod status;
+pub mod telemetry;
+pub mod admin;
+pub mod cli;
