@@ -1,2 +1,6 @@
 //! x
-fn main() {}
+fn main() -> anyhow::Result<()> {
+    let out = xtask::bpf::target_directory().join("bpf");
+    println!("{}", xtask::bpf::build(&out)?.display());
+    Ok(())
+}
