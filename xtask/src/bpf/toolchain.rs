@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -272,12 +274,21 @@ pub fn llvm_library(compiler: &Candidate) -> Result<PathBuf> {
         for entry in entries {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if llvm_major(&name) == Some(LLVM) {
+            if llvm_major(&name) == Some(LLVM) && is_elf(&path) {
                 return Ok(path);
             }
         }
     }
     bail!("no libLLVM of version {LLVM} beside any compiler: run `cargo xtask setup`")
+}
+
+/// Toolchains also hold linker scripts under such names.
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
+        && magic == *b"\x7fELF"
 }
 
 /// The major version in the name of a shared library of LLVM's.
