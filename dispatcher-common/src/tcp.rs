@@ -76,6 +76,16 @@ impl Phase {
         self.has(Self::RESET) || self.has(Self::CLOSED)
     }
 
+    /// Whether user space acts on something that came since `before`: the handshake finished, the
+    /// first side closed, or the connection ended.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_news_after(self, before: Self) -> bool {
+        (self.is_established() && !before.is_established())
+            || (self.is_closing() && !before.is_closing())
+            || (self.is_ended() && !before.is_ended())
+    }
+
     const fn fin_of(direction: Direction) -> Self {
         match direction {
             Direction::Forward => Self::CLIENT_FIN,

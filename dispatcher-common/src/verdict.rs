@@ -56,18 +56,16 @@ counters! {
 }
 
 counters! {
-    /// What the program did with a frame that it did not drop.
+    /// What else the program counts; packets that it sent on are counted by back-end.
     Handled {
         /// Not for a service: left to the host's stack.
         Passed = 0, "passed";
-        /// Of a flow: rewritten and sent on.
-        Forwarded = 1, "forwarded";
         /// Of a flow: rewritten and left to the host's stack, which knows the way or finds it.
-        HandedToHost = 2, "handed_to_host";
+        HandedToHost = 1, "handed_to_host";
         /// A connection request, given to user space.
-        Punted = 3, "punted";
+        Punted = 2, "punted";
         /// An event that the full ring did not take; user space finds out by reconciling.
-        EventLost = 4, "event_lost";
+        EventLost = 3, "event_lost";
     }
 }
 

@@ -1,1 +1,28 @@
-//! x
+//! What the tests stand on: namespaces and wires, the real daemon, servers, clients and what was
+//! seen on the wire. Everything is removed when its handle is dropped.
+
+pub mod netns;
+pub mod xdp_pass;
+pub mod topology;
+pub mod scratch;
+pub mod config;
+pub mod status;
+pub mod daemon;
+
+use std::time::{Duration, Instant};
+
+/// How long a condition that must come true may take, on a loaded machine too.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Polls until `condition` holds; panics with `what` when it does not within `deadline`.
+#[track_caller]
+pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !condition() {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Time between two looks at a condition.
+pub const POLL: Duration = Duration::from_millis(10);

@@ -1,0 +1,211 @@
+//! Builds a lab: links, offloads, bridges, addresses, routes. In few calls, so that it takes a
+//! fraction of a second.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{
+    BACKEND_NET, CLIENT_NET, ENDPOINT_DEVICE, GATEWAY, Lab, Networks, Node, VIP_V4, VIP_V6,
+};
+use crate::netns;
+use crate::xdp_pass::PinnedPass;
+
+impl Lab {
+    pub(super) fn wire(&self) -> Result<()> {
+        self.make_links()?;
+        self.set_offloads()?;
+        self.configure_switch()?;
+        self.configure_dispatcher()?;
+        for client in &self.clients {
+            client.configure_endpoint(&CLIENT_NET)?;
+        }
+        for backend in &self.backends {
+            backend.configure_endpoint(&BACKEND_NET)?;
+        }
+        self.make_redirect_targets()
+    }
+
+    /// A veth pair for every endpoint and every interface of the dispatcher; the other end is a
+    /// port of a bridge.
+    fn make_links(&self) -> Result<()> {
+        let queues = self.topology.queues;
+        let switch = self.switch.name();
+        let mut script = String::new();
+        for (node, device, port) in self.links() {
+            let node = node.name();
+            writeln!(
+                script,
+                "link add {device} netns {node} numtxqueues {queues} numrxqueues {queues} \
+                 type veth peer name {port} netns {switch} \
+                 numtxqueues {queues} numrxqueues {queues}"
+            )?;
+        }
+        netns::feed(Command::new("ip").args(["-batch", "-"]), &script)
+    }
+
+    /// All veth pairs: node, its device, the port at the switch.
+    fn links(&self) -> Vec<(&Node, &'static str, String)> {
+        let endpoints = |nodes, role| {
+            let ports = (1..).map(move |i| format!("{role}-{i}"));
+            std::iter::zip(nodes, ports).map(|(node, port)| (node, ENDPOINT_DEVICE, port))
+        };
+        let dispatcher = self.topology.interfaces().iter();
+        endpoints(&self.clients, "client")
+            .chain(endpoints(&self.backends, "backend"))
+            .chain(dispatcher.map(|device| (&self.dispatcher, *device, format!("{device}-port"))))
+            .collect()
+    }
+
+    /// XDP sees what is in memory: checksums must be complete, VLAN tags in the frame, and no
+    /// segment longer than a frame. Before any program is attached, which freezes some of these.
+    fn set_offloads(&self) -> Result<()> {
+        const OFF: &str = "tx off tso off gso off gro off rxvlan off txvlan off";
+        for (node, device, port) in self.links() {
+            for (namespace, device) in [(&node.namespace, device), (&self.switch, &*port)] {
+                let line: Vec<_> = ["ethtool", "-K", device]
+                    .into_iter()
+                    .chain(OFF.split(' '))
+                    .collect();
+                namespace.run(&line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn configure_switch(&self) -> Result<()> {
+        let filtering = if self.topology.vlan.is_some() {
+            "vlan_filtering 1"
+        } else {
+            ""
+        };
+        let mut links = String::from("link set lo up\n");
+        for interface in self.topology.interfaces() {
+            writeln!(
+                links,
+                "link add {interface}-bridge type bridge stp_state 0 forward_delay 0 \
+                 mcast_snooping 0 {filtering}\n\
+                 link set {interface}-bridge up"
+            )?;
+        }
+        let mut vlans = String::new();
+        for (_, _, port) in self.links() {
+            let bridge = self.bridge_of(&port);
+            writeln!(links, "link set {port} master {bridge} up")?;
+            self.add_vlans(&mut vlans, &port)?;
+        }
+        self.switch.batch("ip", &links)?;
+        if vlans.is_empty() {
+            return Ok(());
+        }
+        self.switch.batch("bridge", &vlans)
+    }
+
+    fn bridge_of(&self, port: &str) -> String {
+        let interfaces = self.topology.interfaces();
+        let interface = if port.starts_with("backend-") || port.starts_with("back-") {
+            interfaces[interfaces.len() - 1]
+        } else {
+            interfaces[0]
+        };
+        format!("{interface}-bridge")
+    }
+
+    fn add_vlans(&self, script: &mut String, port: &str) -> Result<()> {
+        let Some((client, backend)) = self.topology.vlan else {
+            return Ok(());
+        };
+        writeln!(script, "vlan del dev {port} vid 1")?;
+        if port.starts_with("client-") {
+            writeln!(script, "vlan add dev {port} vid {client} pvid untagged")?;
+        } else if port.starts_with("backend-") {
+            writeln!(script, "vlan add dev {port} vid {backend} pvid untagged")?;
+        } else {
+            writeln!(script, "vlan add dev {port} vid {client}")?;
+            if backend != client {
+                writeln!(script, "vlan add dev {port} vid {backend}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn configure_dispatcher(&self) -> Result<()> {
+        self.dispatcher.sysctl(&[
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+        ])?;
+        let mut script = String::from("link set lo up\n");
+        for interface in self.topology.interfaces() {
+            // These were made before the defaults above were written.
+            self.dispatcher.sysctl(&[
+                (&format!("ipv4/conf/{interface}/rp_filter"), "0"),
+                (&format!("ipv4/conf/{interface}/send_redirects"), "0"),
+            ])?;
+            writeln!(script, "link set {interface} up")?;
+        }
+        let sides = [
+            (self.topology.client_side(), &CLIENT_NET),
+            (self.topology.backend_side(), &BACKEND_NET),
+        ];
+        for (device, networks) in sides {
+            if let Some((physical, vlan)) = device.split_once('.') {
+                writeln!(
+                    script,
+                    "link add link {physical} name {device} type vlan id {vlan}\n\
+                     link set {device} up"
+                )?;
+            }
+            let (v4, v6) = (networks.v4(GATEWAY), networks.v6(GATEWAY));
+            writeln!(
+                script,
+                "address add {v4}/24 dev {device}\naddress add {v6}/64 dev {device} nodad"
+            )?;
+        }
+        writeln!(
+            script,
+            "address add {VIP_V4}/32 dev lo\naddress add {VIP_V6}/128 dev lo"
+        )?;
+        self.dispatcher.batch("ip", &script)
+    }
+
+    /// A redirect or `XDP_TX` of the dispatcher arrives only where the peer has a program.
+    fn make_redirect_targets(&self) -> Result<()> {
+        let pass = PinnedPass::load(&format!("{}-pass", self.prefix))?;
+        for interface in self.topology.interfaces() {
+            self.switch.run(&[
+                "ip",
+                "link",
+                "set",
+                "dev",
+                &format!("{interface}-port"),
+                "xdpdrv",
+                "pinned",
+                &pass.path().to_string_lossy(),
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn configure_endpoint(&self, networks: &Networks) -> Result<()> {
+        let (v4, v6) = (networks.v4(GATEWAY), networks.v6(GATEWAY));
+        self.batch(
+            "ip",
+            &format!(
+                "link set lo up\n\
+                 link set {ENDPOINT_DEVICE} up\n\
+                 address add {}/24 dev {ENDPOINT_DEVICE}\n\
+                 address add {}/64 dev {ENDPOINT_DEVICE} nodad\n\
+                 route add default via {v4}\n\
+                 route add default via {v6}\n",
+                self.v4, self.v6
+            ),
+        )
+    }
+}
