@@ -12,10 +12,9 @@ use xtask::command::{self, Runner};
 /// Package of everything that needs a kernel.
 pub const TESTS_PACKAGE: &str = "dispatcher-tests";
 
-/// The cargo that runs us, in the workspace.
+/// Cargo in the workspace; rustup chooses the toolchain that runs us.
 pub fn command(subcommand: &str) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = Command::new("cargo");
     command
         .current_dir(bpf::workspace())
         .args([subcommand, "--locked"]);
