@@ -446,6 +446,7 @@ fn a_socket_outlives_its_interface_and_says_so_when_it_sends() {
     send(&mut lb, 1).expect("room for one");
     assert_eq!(
         lb.flush().expect_err("no interface").to_string(),
-        "transmitting by the AF_XDP socket on queue 0 of lb0: No such device or address (os error 6)"
+        "transmitting by the AF_XDP socket on queue 0 of lb0: No such device or address (os error \
+         6)"
     );
 }

@@ -158,7 +158,7 @@ impl XskSocket {
         // had not yet said that it emptied a slot.
         self.refill();
         if self.fill.needs_wakeup() {
-            // An error (a signal, no memory) leaves the flag standing, and the next call asks again.
+            // An error (a signal, no memory) leaves the flag standing, and the next call asks.
             let _ = self.fill.wakeup(self.rx.fd_mut(), 0);
         }
         shown
