@@ -127,10 +127,10 @@ impl Client {
         path: &str,
         query: &impl Serialize,
     ) -> Result<Answer<T>, ClientError> {
-        let query = serde_urlencoded::to_string(query).map_err(|error| self.no_answer(error))?;
+        let query = serde_urlencoded::to_string(query).map_err(|error| self.no_answer(&error))?;
         let (status, body) = timeout(ANSWER_TIME_MAX, self.exchange(path, &query))
             .await
-            .map_err(|_| self.no_answer(format!("nothing within {ANSWER_TIME_MAX:?}")))??;
+            .map_err(|_| self.no_answer(&format!("nothing within {ANSWER_TIME_MAX:?}")))??;
         if status != StatusCode::OK {
             let said = serde_json::from_slice::<ErrorBody>(&body);
             return Err(ClientError::Refused {
@@ -138,8 +138,8 @@ impl Client {
                 reason: said.map_or_else(|_| status.to_string(), |body| body.error),
             });
         }
-        let value = serde_json::from_slice(&body).map_err(|error| self.no_answer(error))?;
-        let json = String::from_utf8(body.into()).map_err(|error| self.no_answer(error))?;
+        let value = serde_json::from_slice(&body).map_err(|error| self.no_answer(&error))?;
+        let json = String::from_utf8(body.into()).map_err(|error| self.no_answer(&error))?;
         Ok(Answer { json, value })
     }
 
@@ -153,7 +153,7 @@ impl Client {
                 })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| self.no_answer(error))?;
+            .map_err(|error| self.no_answer(&error))?;
         // What goes wrong with the connection is told where the answer is awaited.
         let driver = tokio::spawn(connection);
         let uri = if query.is_empty() {
@@ -164,21 +164,21 @@ impl Client {
         let request = Request::get(uri)
             .header(header::HOST, "dispatcher")
             .body(Empty::<Bytes>::new())
-            .map_err(|error| self.no_answer(error))?;
+            .map_err(|error| self.no_answer(&error))?;
         let response = sender
             .send_request(request)
             .await
-            .map_err(|error| self.no_answer(error))?;
+            .map_err(|error| self.no_answer(&error))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
             .await
-            .map_err(|error| self.no_answer(error))?;
+            .map_err(|error| self.no_answer(&error))?;
         driver.abort();
         Ok((status, body.to_bytes()))
     }
 
-    fn no_answer(&self, reason: impl ToString) -> ClientError {
+    fn no_answer(&self, reason: &dyn ToString) -> ClientError {
         ClientError::NoAnswer {
             socket: self.socket.clone(),
             reason: reason.to_string(),

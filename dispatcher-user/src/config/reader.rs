@@ -154,7 +154,7 @@ impl<'a> Table<'a> {
             return Vec::new();
         };
         let mut tables = Vec::with_capacity(items.len());
-        for item in items.iter() {
+        for item in items {
             match item.get_ref() {
                 DeValue::Table(entries) => tables.push(Self {
                     entries: Some(entries),

@@ -212,7 +212,7 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
 /// A directory on a BPF file system, which refuses names with a dot.
 pub(super) fn pin_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     let path = path(value)?;
-    let name = path.file_name().map(|name| name.as_encoded_bytes());
+    let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes);
     if name.is_none_or(|name| name.contains(&b'.')) {
         let what =
             "a directory of its own, without a dot in its name: BPF file systems refuse dots";

@@ -157,7 +157,7 @@ fn interfaces(table: &mut Table<'_>) -> Option<Vec<String>> {
         return None;
     }
     let mut names = Vec::with_capacity(count);
-    for item in list.value.iter() {
+    for item in list.value {
         let checked = match item.get_ref() {
             DeValue::String(name) if names.iter().any(|known| known == name) => {
                 Err(format!("has {name:?} twice"))
