@@ -81,8 +81,12 @@ pub struct FlowEntry {
     pub backend: u32,
     /// Sequence numbers of this direction.
     pub track: Track,
-    /// [`Control::ticks`](crate::control::Control) when a packet was last seen.
+    /// [`Control::ticks`](crate::control::Control) when the flow was installed.
+    pub installed: u32,
+    /// The same when a packet was last seen.
     pub last_seen: u32,
+    /// 0.
+    pub zero: u32,
 }
 
 /// The two entries of a flow, with their keys.
@@ -179,7 +183,9 @@ impl FlowPair {
             phase: 0,
             backend: spec.backend,
             track: Track::of_syn(spec.isn),
+            installed: spec.now_ticks,
             last_seen: spec.now_ticks,
+            zero: 0,
         };
         let reply_key = key.of_peer(&forward.translation);
         let reply = FlowEntry {
@@ -199,7 +205,7 @@ impl FlowPair {
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 40);
-    assert!(size_of::<FlowEntry>() == 96);
+    assert!(size_of::<FlowEntry>() == 104);
 };
 
 #[cfg(test)]

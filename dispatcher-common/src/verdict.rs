@@ -52,6 +52,9 @@ counters! {
         Unreachable = 9, "unreachable";
         /// The service's queue was full, and its configuration says to drop.
         QueueFull = 10, "queue_full";
+        /// A connection request with a wrong TCP checksum; the usual cause on virtual interfaces
+        /// is transmit checksum offload at the sender.
+        BadChecksum = 11, "bad_checksum";
     }
 }
 

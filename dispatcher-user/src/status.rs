@@ -38,6 +38,17 @@ pub enum AttachMode {
     Generic,
 }
 
+impl AttachMode {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
 /// Use of the flow table, in connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FlowTableStatus {
@@ -154,13 +165,13 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// Whether it gets new connections.
     pub state: BackendState,
-    /// Connections that count against the ceiling, half-open ones included.
+    /// Established and closing connections.
     pub active: u64,
-    /// Of those, the ones whose handshake is not finished.
+    /// Connections whose handshake is not finished.
     pub half_open: u64,
-    /// Most connections ever held at once since start.
+    /// Most of both ever held at once since start.
     pub active_max: u64,
-    /// Most connections now.
+    /// Most of both that are admitted now.
     pub ceiling: u64,
     /// Least that the ceiling may become.
     pub ceiling_min: u64,

@@ -76,6 +76,12 @@ impl Datapath {
             .map_err(|error| DatapathError::refused("an AF_XDP socket", &error))
     }
 
+    /// Generation of the network that the program was last told.
+    #[must_use]
+    pub fn network_generation(&self) -> u32 {
+        self.control.get(&0, 0).map_or(0, |control| control.network_generation)
+    }
+
     /// Tells the program.
     ///
     /// # Errors

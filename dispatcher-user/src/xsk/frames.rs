@@ -20,7 +20,8 @@ pub struct FrameCounts {
     pub total: u32,
     /// Receive frames at home: in the kernel's hands, to be filled or waiting on the receive ring.
     pub receive_home: u32,
-    /// Receive frames in user space. None between two calls, unless the fill ring was full.
+    /// Receive frames in user space. Between two calls, few if any: those whose slot of the fill
+    /// ring the kernel had not yet freed, and they follow with the next call.
     pub receive_held: u32,
     /// Transmit frames at home: on the free list.
     pub transmit_free: u32,

@@ -52,7 +52,8 @@ pub struct XskSocket {
 /// What the kernel counted for a socket since it was opened, and two counts of our own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct XskStatistics {
-    /// Packets dropped because no frame was there to put them in, or the packet did not fit.
+    /// Packets dropped because no frame was there to put them in: in copy mode, user space was too
+    /// slow. Or the packet was too long for a frame.
     pub rx_dropped: u64,
     /// Packets dropped because the receive ring was full: user space was too slow.
     pub rx_ring_full: u64,
@@ -70,6 +71,14 @@ pub struct XskStatistics {
     pub strays: u64,
 }
 
+impl XskStatistics {
+    /// Packets that were for this socket and did not reach user space, whatever the reason.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.rx_dropped + self.rx_ring_full + self.multi_buffer
+    }
+}
+
 /// A socket must be able to move to the engine's thread.
 const _: () = {
     const fn is_send<T: Send>() {}
@@ -77,7 +86,8 @@ const _: () = {
 };
 
 impl XskSocket {
-    /// The descriptor, for the XSKMAP and for `poll`: readable when frames wait.
+    /// The descriptor, for the XSKMAP and for `poll`: readable when frames wait. That the interface
+    /// went away makes no event here; netlink tells, or the next [`Self::flush`].
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open until the last of the queues is dropped, and they live as
@@ -115,16 +125,17 @@ impl XskSocket {
         self.frame_len_max
     }
 
-    /// Shows each waiting frame to `each`, at most `budget` of them, and gives its memory back to
-    /// the kernel. Returns how many were shown.
+    /// Shows each waiting frame to `each`, and gives its memory back to the kernel; takes at most
+    /// `budget` of them, those included that cannot be shown (see [`XskStatistics`]). Returns how
+    /// many were shown.
     ///
-    /// Less than `budget` means that no more were waiting. If `each` panics, the frames of its
-    /// batch go back with the next call.
+    /// If `each` panics, the rest of its batch is lost and the memory goes back with the next call.
     pub fn receive(&mut self, budget: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut shown = 0;
+        let mut left = budget;
         let mut batch = [FrameDesc::default(); BATCH];
-        while shown < budget {
-            let most = BATCH.min(budget - shown);
+        while left > 0 {
+            let most = BATCH.min(left);
             // SAFETY: the descriptors are only written to, and those written are of this socket's
             // UMEM, the only one that its queue knows.
             let taken = unsafe { self.rx.consume(&mut batch[..most]) };
@@ -137,15 +148,17 @@ impl XskSocket {
                 each(data.contents());
             }
             shown += readable;
+            left -= taken;
             self.refill();
             if taken < most {
                 break;
             }
         }
-        // Frames may be held although none came: from a call that panicked.
+        // Frames may be held although none came: from a call that panicked, or because the kernel
+        // had not yet said that it emptied a slot.
         self.refill();
         if self.fill.needs_wakeup() {
-            // An error (a signal, no memory) leaves the flag standing, and the next call asks again.
+            // An error (a signal, no memory) leaves the flag standing, and the next call asks.
             let _ = self.fill.wakeup(self.rx.fd_mut(), 0);
         }
         shown
