@@ -57,7 +57,7 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
 // those twice; what runs is chosen among its targets.
 fn unit(arguments: &[OsString], runner: Runner) -> Result<()> {
     let mut cargo = cargo::command("test");
-    cargo.args(["--workspace", "--lib", "--bins"]);
+    cargo.args(["--workspace", "--no-fail-fast", "--lib", "--bins"]);
     for target in cargo::targets("test")? {
         if target.package != TESTS_PACKAGE {
             cargo.args(["--test", &target.name]);
