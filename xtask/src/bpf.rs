@@ -19,7 +19,8 @@ pub const OBJECT: &str = "dispatcher.bpf.o";
 /// Names an object to be taken as it is; nothing is built then (for packagers).
 pub const PREBUILT_VARIABLE: &str = "DISPATCHER_BPF_OBJECT_PREBUILT";
 
-const PACKAGE: &str = "dispatcher-ebpf";
+/// Package of the kernel half.
+pub const PACKAGE: &str = "dispatcher-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
 /// LLVM may then read packet fields at any address, as BPF's own interpreter and JITs can; without
 /// it every load from a byte array is taken apart into bytes.
@@ -83,12 +84,15 @@ pub fn build(out: &Path) -> Result<PathBuf> {
     Ok(object)
 }
 
-fn compile() -> Result<PathBuf> {
+/// The command that compiles the object.
+///
+/// # Errors
+///
+/// When the toolchain is not complete.
+pub fn cargo_build() -> Result<Command> {
     let candidates = toolchain::candidates()?;
     let compiler = toolchain::choose(&candidates)?;
-    // A directory of its own: the cargo that runs a build script holds the lock of the other one.
-    let target = target_directory().join("bpf");
-    let mut cargo = compiler_command(compiler, &target)?;
+    let mut cargo = compiler_command(compiler, &compiler.cargo)?;
     cargo.args([
         "build",
         "--quiet",
@@ -97,8 +101,15 @@ fn compile() -> Result<PathBuf> {
         "--package",
         PACKAGE,
     ]);
-    command::run(&mut cargo)?;
-    let object = target.join(TARGET).join("release").join(PACKAGE);
+    Ok(cargo)
+}
+
+fn compile() -> Result<PathBuf> {
+    command::run(&mut cargo_build()?)?;
+    let object = own_target_directory()
+        .join(TARGET)
+        .join("release")
+        .join(PACKAGE);
     ensure!(
         object.exists(),
         "cargo built {PACKAGE} but there is no {}",
@@ -107,17 +118,24 @@ fn compile() -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Cargo of the BPF toolchain, ready for a subcommand that builds for BPF into `target`.
+/// A directory of its own: the cargo that runs a build script holds the lock of the other one.
+fn own_target_directory() -> PathBuf {
+    target_directory().join("bpf")
+}
+
+/// `program`, which is cargo or runs it, ready for a subcommand that builds for BPF.
 ///
 /// # Errors
 ///
 /// When the linker or its LLVM is missing.
-pub fn compiler_command(compiler: &Candidate, target: &Path) -> Result<Command> {
+pub fn compiler_command(compiler: &Candidate, program: &Path) -> Result<Command> {
+    let target = own_target_directory();
     let linker = toolchain::bpf_linker(&tools_directory())?;
     let library = toolchain::llvm_library(compiler)?;
-    let mut cargo = Command::new(&compiler.cargo);
+    let mut cargo = Command::new(program);
     clean(&mut cargo)
         .current_dir(workspace())
+        .env("CARGO", &compiler.cargo)
         .env("RUSTC", &compiler.rustc)
         // build-std and the intrinsics behind atomics are unstable.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -125,10 +143,10 @@ pub fn compiler_command(compiler: &Candidate, target: &Path) -> Result<Command> 
             "CARGO_ENCODED_RUSTFLAGS",
             rustflags(compiler, &linker)?.join("\u{1f}"),
         )
-        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_UNSTABLE_BUILD_STD", "core")
         .env("CARGO_BUILD_TARGET", TARGET)
-        .env("PATH", path_with_llvm(&library, target)?);
+        .env("PATH", path_with_llvm(&library, &target)?);
     Ok(cargo)
 }
 
