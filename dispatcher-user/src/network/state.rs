@@ -84,6 +84,16 @@ impl State {
         Some((missing.clone(), names.join(", ")))
     }
 
+    /// Has an entry in `routes` for each target and for nothing else; earlier answers stand.
+    pub fn want_routes(&mut self, targets: &BTreeSet<IpAddr>) {
+        self.routes.retain(|target, _| targets.contains(target));
+        for &target in targets {
+            self.routes.entry(target).or_insert_with(|| Route::None {
+                why: format!("the kernel has not said yet how to reach {target}"),
+            });
+        }
+    }
+
     /// Takes over the kernel's whole tables, read just now.
     pub fn replace_tables(&mut self, devices: Devices, neighbours: Neighbours) -> Change {
         let lookups = neighbours.iter().any(|(key, after)| {
