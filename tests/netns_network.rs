@@ -586,6 +586,24 @@ fn neighbours_are_kept_alive_only_while_they_are_needed() {
 }
 
 #[test]
+fn the_kernel_keeps_a_targets_neighbour_reachable_without_traffic() {
+    let lab = Lab::new();
+    lab.sysctl("lb", "net.ipv4.neigh.back.base_reachable_time_ms=500");
+    lab.sysctl("lb", "net.ipv4.neigh.back.delay_first_probe_time=1");
+    lab.sysctl("lb", "net.ipv4.neigh.back.interval_probe_time_ms=200");
+    lab.inside(|| async {
+        let mut watched = Watched::start(&["10.0.1.2"]).await;
+        watched.until_via("10.0.1.2", BACKEND).await;
+        let before = watched.settled().await;
+        for _ in 0..2 {
+            lab.kernel_says("10.0.1.2", "DELAY").await;
+            lab.kernel_says("10.0.1.2", "REACHABLE").await;
+        }
+        assert_eq!(watched.settled().await, before);
+    });
+}
+
+#[test]
 fn changes_lost_in_a_flood_are_found_again() {
     const ROUTES: u32 = 20_000;
     let lab = Lab::new();
