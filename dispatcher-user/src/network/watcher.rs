@@ -131,8 +131,8 @@ impl Watcher {
                     Err(_) => break,
                 },
                 _ = tick.tick() => self.keep_neighbours().await,
-                _ = refresh.tick() => self.read_again(Change::NONE).await,
-                Some(report) = self.reports.next() => self.hear(report).await,
+                _ = refresh.tick() => self.pending.add(Change::UNREPORTED, Instant::now()),
+                Some(report) = self.reports.next() => self.hear(&report),
                 _ = self.connections.join_next() => {
                     tracing::error!("a netlink socket failed: network changes are not followed");
                     break;
@@ -144,29 +144,20 @@ impl Watcher {
         }
     }
 
-    async fn hear(&mut self, report: Report) {
-        match report.payload {
-            NetlinkPayload::InnerMessage(message) => {
-                let change = self.state.apply(&message);
-                self.pending.add(change, Instant::now());
-            }
+    fn hear(&mut self, report: &Report) {
+        let change = match &report.payload {
+            NetlinkPayload::InnerMessage(message) => self.state.apply(message),
             NetlinkPayload::Overrun(_) => {
                 tracing::info!("more network changes than were heard; reading all again");
-                self.read_again(Change::ALL).await;
+                Change::UNREPORTED.and(Change::FORWARDING)
             }
-            _ => {}
-        }
-    }
-
-    /// Reads everything again; `change` is what has to be assumed besides what that finds.
-    async fn read_again(&mut self, change: Change) {
+            _ => Change::NONE,
+        };
         self.pending.add(change, Instant::now());
-        if let Err(error) = self.read_tables().await {
-            tracing::warn!("{error}; trying again within {} s", REFRESH.as_secs());
-        }
     }
 
-    async fn read_tables(&mut self) -> Result<(), NetworkError> {
+    /// What this finds changed.
+    async fn read_tables(&mut self) -> Result<Change, NetworkError> {
         let failed = |what| move |source| NetworkError::Read { what, source };
         let devices = self.kernel.devices().await.map_err(failed("links"))?;
         let neighbours = self
@@ -174,14 +165,20 @@ impl Watcher {
             .neighbours()
             .await
             .map_err(failed("neighbours"))?;
-        let change = self.state.replace_tables(devices, neighbours);
-        self.pending.add(change, Instant::now());
-        Ok(())
+        Ok(self.state.replace_tables(devices, neighbours))
     }
 
     /// Asks again what became doubtful, then publishes.
     async fn settle(&mut self) {
-        let change = self.pending.take();
+        let mut change = self.pending.take();
+        if change.tables {
+            match self.read_tables().await {
+                Ok(found) => change = change.and(found),
+                Err(error) => {
+                    tracing::warn!("{error}; trying again within {} s", REFRESH.as_secs());
+                }
+            }
+        }
         if change.routes {
             self.ask_routes().await;
         }
@@ -200,8 +197,10 @@ impl Watcher {
                     self.state.routes.insert(target, route);
                 }
                 Err(error) => {
-                    let again = REFRESH.as_secs();
-                    tracing::warn!("asking for routes: {error}; trying again within {again} s");
+                    tracing::warn!(
+                        "asking for routes: {error}; trying again within {} s",
+                        REFRESH.as_secs()
+                    );
                     return;
                 }
             }
@@ -254,7 +253,7 @@ impl Watcher {
             .collect();
         for (key, _) in gone {
             // Otherwise it is not there, or someone else's by now.
-            let ours = |entry: &Neighbour| entry.managed && !entry.foreign;
+            let ours = |entry: &Neighbour| !entry.foreign;
             if self.state.neighbour(key).is_some_and(ours) {
                 unless_refused(key, self.kernel.release(key).await)?;
             }
@@ -341,7 +340,7 @@ mod tests {
         let mut pending = Pending::default();
         let start = Instant::now();
         for n in 0..100 {
-            pending.add(Change::ALL, start + QUIET / 2 * n);
+            pending.add(Change::FORWARDING, start + QUIET / 2 * n);
             let due = pending.due().unwrap();
             assert!(due <= start + LATEST, "after {n} changes");
         }
