@@ -1,1 +1,4 @@
 //! x
+
+pub mod program;
+pub mod packet;
