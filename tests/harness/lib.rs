@@ -34,3 +34,8 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
 
 /// Time between two looks at a condition.
 pub const POLL: Duration = Duration::from_millis(10);
+
+//! x
+
+pub mod program;
+pub mod packet;
