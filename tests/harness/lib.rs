@@ -16,6 +16,8 @@ pub mod client;
 pub mod nginx;
 pub mod sampler;
 pub mod scenario;
+pub mod packet;
+pub mod program;
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +36,3 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
 
 /// Time between two looks at a condition.
 pub const POLL: Duration = Duration::from_millis(10);
-
-//! x
-
-pub mod program;
-pub mod packet;
