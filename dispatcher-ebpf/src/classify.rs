@@ -3,7 +3,7 @@
 use dispatcher_common::addr::Addr;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::parse::Segment;
-use dispatcher_common::service::ServiceKey;
+use dispatcher_common::service::{Service, ServiceKey};
 use dispatcher_common::verdict::DropReason;
 
 use crate::maps::SERVICES;
@@ -22,7 +22,9 @@ pub enum Classified {
 #[inline(always)]
 pub fn segment(segment: &Segment) -> Classified {
     let key = ServiceKey::new(segment.key.dst, segment.key.dst_port);
-    if SERVICES.get_ptr(key).is_none() {
+    // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
+    let service = unsafe { SERVICES.get(key) };
+    if service.is_none_or(|service| service.index == Service::ADDRESS_ONLY) {
         Classified::NotOurs
     } else if segment.tcp.flags.is_connection_request() {
         Classified::Request

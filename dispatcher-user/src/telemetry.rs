@@ -9,7 +9,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{
@@ -304,12 +304,14 @@ impl MetricsServer {
     }
 }
 
-async fn scrape<C: Control>(
-    State((telemetry, control)): State<(Telemetry, C)>,
-) -> impl IntoResponse {
-    let text = telemetry.render(&control.status());
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text)
+async fn scrape<C: Control>(State((telemetry, control)): State<(Telemetry, C)>) -> Response {
+    match control.status().await {
+        Ok(status) => {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], telemetry.render(&status)).into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+    }
 }
 
 /// The form of the log.

@@ -1,7 +1,7 @@
 //! The daemon's configuration as the tests vary it. Everything else keeps the daemon's default.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use crate::topology::{Family, Lab};
@@ -10,6 +10,8 @@ use crate::topology::{Family, Lab};
 pub const SERVICE_PORT: u16 = 80;
 /// Port at which back-ends serve in the lab.
 pub const BACKEND_PORT: u16 = 8080;
+/// The metrics page of a daemon in the lab.
+pub const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 /// What is written under `[dataplane]`, and the services.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct Config {
     pub on_exit: &'static str,
     /// `drop` or `pass`.
     pub unattended: &'static str,
+    /// Where the metrics page is, seen from the dispatcher; `None` for none.
+    pub metrics: Option<SocketAddr>,
     /// In this order.
     pub services: Vec<Service>,
     /// Lines of TOML after all the rest.
@@ -81,6 +85,7 @@ impl Config {
             flow_capacity: 4096,
             on_exit: "detach",
             unattended: "drop",
+            metrics: Some(METRICS),
             services: vec![Service::new(lab, family, ceiling)],
             extra: String::new(),
         }
@@ -103,6 +108,9 @@ impl Config {
 
     fn write(&self, toml: &mut String, socket: &Path, pin_path: &Path) -> std::fmt::Result {
         writeln!(toml, "[admin]\nsocket = {socket:?}\n")?;
+        if let Some(listen) = self.metrics {
+            writeln!(toml, "[metrics]\nlisten = \"{listen}\"\n")?;
+        }
         writeln!(toml, "[dataplane]")?;
         writeln!(toml, "interfaces    = {:?}", self.interfaces)?;
         writeln!(toml, "attach_mode   = {:?}", self.attach_mode)?;

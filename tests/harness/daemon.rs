@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::client;
+use crate::config::{Config, METRICS};
 use crate::netns::Namespace;
 use crate::scratch::{Scratch, unique};
 use crate::status::Status;
@@ -219,8 +220,7 @@ impl<'lab> Daemon<'lab> {
 
     /// `GET` on the metrics page, from inside its namespace.
     pub fn metrics(&self) -> Result<String> {
-        self.namespace
-            .run(&["curl", "-sS", "--fail", "http://127.0.0.1:9464/metrics"])
+        client::curl(self.namespace, &[&format!("http://{METRICS}/metrics")])
     }
 
     /// The sum of all samples of a metric whose labels contain `label`; 0 without any.
@@ -232,6 +232,26 @@ impl<'lab> Daemon<'lab> {
             (metric == name && labels.contains(label)).then(|| value.parse::<f64>().ok())?
         });
         Ok(samples.sum())
+    }
+
+    /// A slot of the pinned `COUNTERS` map, summed over processors.
+    pub fn counter(&self, index: u32) -> Result<u64> {
+        let pin = self.files.pin_path.join("COUNTERS");
+        let dump = [
+            "bpftool",
+            "-j",
+            "map",
+            "dump",
+            "pinned",
+            &pin.to_string_lossy(),
+        ];
+        let dump: Value = serde_json::from_str(&self.namespace.run(&dump)?)?;
+        let slots = dump.as_array().context("a map dump is a list")?;
+        let formatted = slots.iter().map(|slot| &slot["formatted"]);
+        let mut slot = formatted.filter(|slot| slot["key"] == index);
+        let values = slot.next().and_then(|slot| slot["values"].as_array());
+        let values = values.with_context(|| format!("no counter {index} in {dump}"))?;
+        Ok(values.iter().filter_map(|cpu| cpu["value"].as_u64()).sum())
     }
 
     /// Asks it to end (SIGTERM) and waits.

@@ -8,6 +8,16 @@ pub mod scratch;
 pub mod config;
 pub mod status;
 pub mod daemon;
+pub mod wire;
+pub mod capture;
+pub mod raw;
+pub mod server;
+pub mod client;
+pub mod nginx;
+pub mod sampler;
+pub mod scenario;
+pub mod packet;
+pub mod program;
 
 use std::time::{Duration, Instant};
 

@@ -124,6 +124,24 @@ impl Node {
         }
     }
 
+    /// The Ethernet address of one of its devices.
+    pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
+        let link = self.run(&["ip", "-json", "link", "show", "dev", device])?;
+        let link: serde_json::Value = serde_json::from_str(&link)?;
+        let text = link
+            .pointer("/0/address")
+            .and_then(serde_json::Value::as_str);
+        let text = text.with_context(|| format!("{device} has no address"))?;
+        let bytes: Result<Vec<_>, _> = text
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect();
+        bytes?
+            .try_into()
+            .ok()
+            .with_context(|| format!("{text} is no Ethernet address"))
+    }
+
     /// Its address with a port.
     #[must_use]
     pub fn at(&self, family: Family, port: u16) -> SocketAddr {
@@ -261,6 +279,15 @@ impl Lab {
         match family {
             Family::V4 => VIP_V4.into(),
             Family::V6 => VIP_V6.into(),
+        }
+    }
+
+    /// An address in the clients' network by its host number.
+    #[must_use]
+    pub fn client_address(&self, host: u8, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => CLIENT_NET.v4(host).into(),
+            Family::V6 => CLIENT_NET.v6(host).into(),
         }
     }
 

@@ -28,8 +28,8 @@ pub const LIST_LIMIT_MAX: usize = 1_000_000;
 
 /// The running daemon, as the admin socket and the metrics see it.
 pub trait Control: Clone + Send + Sync + 'static {
-    /// The last snapshot.
-    fn status(&self) -> Arc<Status>;
+    /// The whole picture, now.
+    fn status(&self) -> impl Future<Output = anyhow::Result<Arc<Status>>> + Send;
 
     /// Flows that the filter lets through, `filter.limit` at most.
     fn flows(

@@ -84,8 +84,8 @@ async fn not_allowed() -> Failure {
     Failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
 }
 
-async fn status<C: Control>(State(control): State<C>) -> Response {
-    Json(&*control.status()).into_response()
+async fn status<C: Control>(State(control): State<C>) -> Result<Response, Failure> {
+    Ok(Json(&*control.status().await?).into_response())
 }
 
 async fn flows<C: Control>(
@@ -94,7 +94,7 @@ async fn flows<C: Control>(
 ) -> Result<Json<FlowList>, Failure> {
     let Query(query) = query?;
     let limit = limit(query.limit)?;
-    let status = control.status();
+    let status = control.status().await?;
     known_service(&status, query.service.as_deref())?;
     known_backend(&status, query.service.as_deref(), query.backend.as_deref())?;
     let filter = FlowFilter {
@@ -114,7 +114,7 @@ async fn queue<C: Control>(
 ) -> Result<Json<QueueList>, Failure> {
     let Query(query) = query?;
     let limit = limit(query.limit)?;
-    known_service(&control.status(), query.service.as_deref())?;
+    known_service(&*control.status().await?, query.service.as_deref())?;
     let filter = QueueFilter {
         service: query.service,
         limit: limit + 1,

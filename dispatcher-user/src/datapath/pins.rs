@@ -49,6 +49,19 @@ pub struct Unloaded {
     pub maps: usize,
 }
 
+impl std::fmt::Display for Unloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if *self == Self::default() {
+            return f.write_str("nothing was loaded");
+        }
+        match self.interfaces.as_slice() {
+            [] => f.write_str("detached from no interface")?,
+            interfaces => write!(f, "detached from {}", interfaces.join(", "))?,
+        }
+        write!(f, ", removed the pins of {} maps", self.maps)
+    }
+}
+
 /// Detaches the program wherever the pins below `pin_path` hold it, and removes them all. Needs no
 /// daemon; one that still runs loses its program.
 ///

@@ -79,7 +79,9 @@ impl Datapath {
     /// Generation of the network that the program was last told.
     #[must_use]
     pub fn network_generation(&self) -> u32 {
-        self.control.get(&0, 0).map_or(0, |control| control.network_generation)
+        self.control
+            .get(&0, 0)
+            .map_or(0, |control| control.network_generation)
     }
 
     /// Tells the program.

@@ -26,7 +26,10 @@ impl Engine {
     pub(super) fn adopt(&mut self, now: Time) -> std::io::Result<Adopted> {
         let mut found = Vec::new();
         self.datapath.flows().for_each_forward(|key, entry| {
-            let flow = FlowId { index: entry.flow, generation: entry.generation };
+            let flow = FlowId {
+                index: entry.flow,
+                generation: entry.generation,
+            };
             let to = entry.translation;
             found.push((*key, flow, (to.addr, to.port), Phase(entry.phase)));
         })?;
@@ -34,7 +37,9 @@ impl Engine {
         for (key, flow, (addr, port), phase) in found {
             let at = self.owner((key.dst, key.dst_port), (addr, port));
             let taken = at.is_some_and(|(service, backend)| {
-                self.admission.adopt(now, service, backend, key, flow, phase).is_ok()
+                self.admission
+                    .adopt(now, service, backend, key, flow, phase)
+                    .is_ok()
             });
             if taken {
                 adopted.flows += 1;
@@ -50,8 +55,14 @@ impl Engine {
         let same = |address: SocketAddr, (addr, port): (Addr, Port)| {
             Addr::from(address.ip()) == addr && address.port() == port.number()
         };
-        let service = self.services.iter().find(|service| same(service.address, vip))?;
-        let backend = service.backends.iter().find(|one| same(one.address, backend))?;
+        let service = self
+            .services
+            .iter()
+            .find(|service| same(service.address, vip))?;
+        let backend = service
+            .backends
+            .iter()
+            .find(|one| same(one.address, backend))?;
         Some((service.id, backend.id))
     }
 }

@@ -11,20 +11,29 @@ use crate::admission::{
     BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, ServiceId, Time,
 };
 use crate::datapath::InstallError;
-use crate::telemetry;
 
 impl Engine {
     /// Carries out every command there is, those that one leads to included.
     pub(super) fn carry_out(&mut self, now: Time) {
         while let Some(command) = self.admission.poll_command() {
             match command {
-                Command::Admit { flow, service, backend, key, isn, request, waited } => {
+                Command::Admit {
+                    flow,
+                    service,
+                    backend,
+                    key,
+                    isn,
+                    request,
+                    waited,
+                } => {
                     if let Some(waited) = waited {
                         self.note_wait(now, service, waited);
                     }
                     self.admit(now, flow, backend, &key, isn, request);
                 }
-                Command::Refuse { key, isn, request, .. } => self.refuse(&key, isn, &request),
+                Command::Refuse {
+                    key, isn, request, ..
+                } => self.refuse(&key, isn, &request),
                 Command::Discard { reason, .. } => self.discard(reason),
                 Command::Remove { key, .. } => self.datapath.flows().remove(&key),
                 Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
@@ -71,7 +80,8 @@ impl Engine {
                     InstallError::Collision => InstallFailure::Collision,
                     InstallError::Full | InstallError::Refused(_) => InstallFailure::TableFull,
                 };
-                self.admission.handle_install_failed(now, flow, failure, syn);
+                self.admission
+                    .handle_install_failed(now, flow, failure, syn);
             }
         }
     }
@@ -107,9 +117,11 @@ impl Engine {
             return;
         };
         let last_seen = pair.forward.last_seen.max(pair.reply.last_seen);
-        self.admission.handle_phase(now, flow, Phase(pair.forward.phase));
+        self.admission
+            .handle_phase(now, flow, Phase(pair.forward.phase));
         // A tick that has begun is seen as over: a flow is never thought idle for longer than it is.
-        self.admission.handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
+        self.admission
+            .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
     }
 
     fn note_admitted(&mut self, backend: BackendId) {
@@ -119,7 +131,7 @@ impl Engine {
     fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {
         if let Some(info) = self.services.iter_mut().find(|info| info.id == service) {
             info.waits.record(now, waited);
-            telemetry::record_queue_wait(&info.name, waited);
+            info.waits_metric.record(waited);
         }
     }
 

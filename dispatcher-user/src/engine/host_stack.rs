@@ -26,7 +26,10 @@ impl HostStack {
     ///
     /// Without the privilege to do so.
     pub fn open() -> Result<Self> {
-        Ok(Self { v4: raw(AddressFamily::Inet)?, v6: raw(AddressFamily::Inet6)? })
+        Ok(Self {
+            v4: raw(AddressFamily::Inet)?,
+            v6: raw(AddressFamily::Inet6)?,
+        })
     }
 
     /// Sends the packet to where its own destination address says.
@@ -38,11 +41,21 @@ impl HostStack {
         let sent = match to {
             IpAddr::V4(v4) => {
                 let to = SockaddrIn::from(SocketAddrV4::new(v4, 0));
-                sendto(self.v4.as_raw_fd(), packet.ip(), &to, MsgFlags::MSG_DONTWAIT)
+                sendto(
+                    self.v4.as_raw_fd(),
+                    packet.ip(),
+                    &to,
+                    MsgFlags::MSG_DONTWAIT,
+                )
             }
             IpAddr::V6(v6) => {
                 let to = SockaddrIn6::from(SocketAddrV6::new(v6, 0, 0, 0));
-                sendto(self.v6.as_raw_fd(), packet.ip(), &to, MsgFlags::MSG_DONTWAIT)
+                sendto(
+                    self.v6.as_raw_fd(),
+                    packet.ip(),
+                    &to,
+                    MsgFlags::MSG_DONTWAIT,
+                )
             }
         };
         sent.map(|_| ()).map_err(|_| DropReason::Unreachable)
@@ -51,6 +64,13 @@ impl HostStack {
 
 /// IPPROTO_RAW sockets are given their IP headers (raw(7)).
 fn raw(family: AddressFamily) -> Result<OwnedFd> {
-    let opened = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, nix::sys::socket::SockProtocol::Raw);
-    opened.map_err(io::Error::from).context("cannot open a raw socket; run as root")
+    let opened = socket(
+        family,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        nix::sys::socket::SockProtocol::Raw,
+    );
+    opened
+        .map_err(io::Error::from)
+        .context("cannot open a raw socket; run as root")
 }

@@ -30,6 +30,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::admission::{Admission, BackendId, FlowId, ServiceId, Time};
 use crate::datapath::Datapath;
 use crate::network::{NetworkView, Way};
+use crate::telemetry;
 
 pub use handle::Handle;
 pub use run::run;
@@ -55,6 +56,8 @@ struct ServiceInfo {
     address: SocketAddr,
     backends: Vec<BackendInfo>,
     waits: Waits,
+    /// The same waits, for the metrics.
+    waits_metric: telemetry::QueueWait,
 }
 
 /// A back-end as the configuration names it.
@@ -129,7 +132,10 @@ impl Engine {
         busy |= self.receive(now);
         // 4. Deadlines.
         self.admission.handle_timeout(now);
-        busy |= self.admission.poll_timeout().is_some_and(|deadline| deadline <= now);
+        busy |= self
+            .admission
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= now);
         // 5. Flows whose events were lost.
         busy |= self.reconcile(now);
         // 6. What all this led to.
@@ -140,16 +146,29 @@ impl Engine {
     }
 
     fn handle_events(&mut self, now: Time) -> bool {
-        let Self { datapath, admission, .. } = self;
+        let Self {
+            datapath,
+            admission,
+            ..
+        } = self;
         let taken = datapath.drain_events(EVENTS_A_TURN, |event: &FlowEvent| {
-            let flow = FlowId { index: event.flow, generation: event.generation };
+            let flow = FlowId {
+                index: event.flow,
+                generation: event.generation,
+            };
             admission.handle_phase(now, flow, Phase(event.phase));
         });
         taken == EVENTS_A_TURN
     }
 
     fn receive(&mut self, now: Time) -> bool {
-        let Self { sockets, admission, by_key, dropped, .. } = self;
+        let Self {
+            sockets,
+            admission,
+            by_key,
+            dropped,
+            ..
+        } = self;
         sockets.receive(FRAMES_A_TURN, |device, frame| {
             let accepted = Syn::read(frame, device).and_then(|(syn, segment)| {
                 let key = ServiceKey::new(segment.key.dst, segment.key.dst_port);
@@ -170,16 +189,22 @@ impl Engine {
             if lost == self.events_lost {
                 return false;
             }
-            tracing::warn!(events = lost - self.events_lost, "the event ring was full: reconciling");
+            tracing::warn!(
+                events = lost - self.events_lost,
+                "the event ring was full: reconciling"
+            );
             self.events_lost = lost;
             self.to_reconcile = self.admission.flows().map(|flow| flow.id).collect();
         }
         let rest = self.to_reconcile.len().saturating_sub(RECONCILED_A_TURN);
         for id in self.to_reconcile.split_off(rest) {
-            let Some(flow) = self.admission.flow(id) else { continue };
+            let Some(flow) = self.admission.flow(id) else {
+                continue;
+            };
             match self.datapath.flows().get(&flow.key) {
                 Some(pair) => {
-                    self.admission.handle_phase(now, id, Phase(pair.forward.phase));
+                    self.admission
+                        .handle_phase(now, id, Phase(pair.forward.phase));
                 }
                 None => self.admission.handle_missing(now, id),
             }
@@ -194,8 +219,8 @@ impl Engine {
             Message::Status(answer) => {
                 let _ = answer.send(Arc::new(self.status(now)));
             }
-            Message::Queue { service, limit, answer } => {
-                let _ = answer.send(self.queue(now, service.as_deref(), limit));
+            Message::Queue(filter, answer) => {
+                let _ = answer.send(self.queue(now, &filter));
             }
             Message::Stop => self.stopping = true,
         }
@@ -235,7 +260,10 @@ impl Engine {
     fn wait(&self) {
         let now = clock::now();
         let tick = clock::of_ticks(clock::ticks(now).wrapping_add(1));
-        let deadline = self.admission.poll_timeout().map_or(tick, |deadline| deadline.min(tick));
+        let deadline = self
+            .admission
+            .poll_timeout()
+            .map_or(tick, |deadline| deadline.min(tick));
         // Rounded up: woken early, it would turn idly until the deadline.
         let millis = deadline.since(now).as_nanos().div_ceil(1_000_000);
         let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::ZERO);

@@ -6,11 +6,12 @@ use dispatcher_common::service::BackendCounters;
 use dispatcher_common::verdict::DropReason;
 
 use super::{BackendInfo, Engine, ServiceInfo};
+use crate::admin::QueueFilter;
 use crate::admission::{self, BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, ConnectMs, FlowTableStatus, QueueList, QueueRow,
-    QueueStatus, Rate, Requests, ResponseMs, ServiceStatus, Status, Totals, WaitMs,
+    AttachMode, BackendState, BackendStatus, ConnectMs, FlowTableStatus, QueueRow, QueueStatus,
+    Rate, Requests, ResponseMs, ServiceStatus, Status, Totals, WaitMs,
 };
 
 /// How often rates are measured.
@@ -27,7 +28,10 @@ pub(super) struct Meters {
 
 impl Meters {
     pub(super) fn starting_at(base: BackendCounters) -> Self {
-        Self { base, ..Self::default() }
+        Self {
+            base,
+            ..Self::default()
+        }
     }
 
     fn measure(&mut self, now: Time, connections: u64, counters: BackendCounters) {
@@ -66,9 +70,15 @@ impl Engine {
             return;
         }
         self.measured = now;
-        for backend in self.services.iter_mut().flat_map(|service| &mut service.backends) {
+        for backend in self
+            .services
+            .iter_mut()
+            .flat_map(|service| &mut service.backends)
+        {
             let admitted = self.backends[backend.id.0 as usize].connections;
-            backend.meters.measure(now, admitted, self.datapath.backend(backend.id.0));
+            backend
+                .meters
+                .measure(now, admitted, self.datapath.backend(backend.id.0));
         }
     }
 
@@ -91,7 +101,9 @@ impl Engine {
             },
             frames: self.sockets.frames(),
             dropped: dropped.collect(),
-            services: (0..self.services.len()).map(|at| self.service_status(now, at)).collect(),
+            services: (0..self.services.len())
+                .map(|at| self.service_status(now, at))
+                .collect(),
         }
     }
 
@@ -121,7 +133,9 @@ impl Engine {
         let Some(view) = self.admission.service(info.id) else {
             return Default::default();
         };
-        let oldest = view.oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
+        let oldest = view
+            .oldest
+            .map_or(Duration::ZERO, |oldest| now.since(oldest));
         let queue = QueueStatus {
             depth: u64::from(view.queue_depth),
             capacity: u64::from(view.settings.queue_capacity),
@@ -169,18 +183,22 @@ impl Engine {
         }
     }
 
-    /// Requests that wait, oldest first, at most `limit` of them.
-    pub(super) fn queue(&self, now: Time, service: Option<&str>, limit: usize) -> QueueList {
-        let wanted = |info: &&ServiceInfo| service.is_none_or(|name| *info.name == *name);
-        let mut list = QueueList { queue: Vec::new(), truncated: false };
+    /// Requests that wait, oldest first.
+    pub(super) fn queue(&self, now: Time, filter: &QueueFilter) -> Vec<QueueRow> {
+        let wanted = |info: &&ServiceInfo| {
+            filter
+                .service
+                .as_ref()
+                .is_none_or(|name| **name == *info.name)
+        };
+        let mut rows = Vec::new();
         for info in self.services.iter().filter(wanted) {
             for (at, queued) in self.admission.queue(info.id).enumerate() {
-                if list.queue.len() == limit {
-                    list.truncated = true;
-                    return list;
+                if rows.len() == filter.limit {
+                    return rows;
                 }
                 let waited = now.since(queued.enqueued_at).as_millis();
-                list.queue.push(QueueRow {
+                rows.push(QueueRow {
                     service: info.name.to_string(),
                     client: (queued.key.src.ip(), queued.key.src_port.number()).into(),
                     position: at as u64 + 1,
@@ -189,6 +207,6 @@ impl Engine {
                 });
             }
         }
-        list
+        rows
     }
 }

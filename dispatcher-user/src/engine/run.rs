@@ -17,12 +17,13 @@ use super::report::Meters;
 use super::sockets::Sockets;
 use super::waits::Waits;
 use super::{BackendInfo, BackendWay, Engine, Handle, ServiceInfo, clock, first_control, way_to};
+use crate::admin::AdminServer;
 use crate::admission::{Admission, BackendSettings, Ceiling, Overflow, ServiceSettings};
 use crate::config::{self, Config, OnExit};
 use crate::datapath::{self, Datapath, DatapathConfig};
 use crate::network::{Network, NetworkView};
+use crate::telemetry::{MetricsServer, Telemetry};
 use crate::xsk::XskMode;
-use crate::{admin, telemetry};
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
 /// is reached through the host's stack until it is.
@@ -37,17 +38,23 @@ pub async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     // The socket of a daemon that runs already is found here, before anything is touched.
-    let admin = admin::bind(&config.admin.socket).context("admin socket")?;
-    let (engine, handle, network, views) = start(&config).await?;
+    let admin = AdminServer::bind(&config.admin.socket)?;
+    let metrics = match &config.metrics {
+        Some(metrics) => Some(MetricsServer::bind(metrics.listen).await?),
+        None => None,
+    };
+    let telemetry = Telemetry::new().context("metrics")?;
+    let (engine, handle, network, views) = start(&config, &telemetry).await?;
     let attached = engine.attached.label();
     let thread = thread::Builder::new()
         .name("admission".into())
         .spawn(move || engine.run())
         .context("cannot start the admission thread")?;
     tokio::spawn(follow(views, handle.clone()));
-    tokio::spawn(admin::serve(admin, handle.clone()));
-    if let Some(metrics) = &config.metrics {
-        telemetry::serve(metrics.listen, handle.clone()).await.context("metrics")?;
+    let served = tokio::spawn(admin.serve(handle.clone()));
+    tokio::spawn(telemetry.clone().keep_up());
+    if let Some(metrics) = metrics {
+        tokio::spawn(metrics.serve(telemetry, handle.clone()));
     }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -69,6 +76,9 @@ pub async fn run(config: Config) -> Result<()> {
         .await?
         .map_err(|_| anyhow!("the admission thread panicked"))?;
     network.stop().await;
+    // Dropping the server removes its socket's file.
+    served.abort();
+    let _ = served.await;
     leave(&config, engine)
 }
 
@@ -99,7 +109,7 @@ async fn follow(mut views: watch::Receiver<Arc<NetworkView>>, handle: Handle) {
 type Views = watch::Receiver<Arc<NetworkView>>;
 
 /// Opens everything and attaches last. What a failed start has pinned is removed.
-async fn start(config: &Config) -> Result<(Engine, Handle, Network, Views)> {
+async fn start(config: &Config, telemetry: &Telemetry) -> Result<(Engine, Handle, Network, Views)> {
     let dataplane = &config.dataplane;
     // First, because another dispatcher on the same interfaces shows here.
     let sockets = Sockets::open(&dataplane.interfaces, xsk_mode(dataplane.xsk_mode))?;
@@ -108,7 +118,7 @@ async fn start(config: &Config) -> Result<(Engine, Handle, Network, Views)> {
         flow_capacity: dataplane.flow_capacity,
     })?;
     let adopted = datapath.is_adopted();
-    match assemble(config, sockets, datapath).await {
+    match assemble(config, telemetry, sockets, datapath).await {
         Ok(started) => Ok(started),
         Err(error) => {
             if !adopted {
@@ -121,10 +131,15 @@ async fn start(config: &Config) -> Result<(Engine, Handle, Network, Views)> {
 
 async fn assemble(
     config: &Config,
+    telemetry: &Telemetry,
     sockets: Sockets,
     mut datapath: Datapath,
 ) -> Result<(Engine, Handle, Network, Views)> {
-    let last_generation = if datapath.is_adopted() { datapath.network_generation() } else { 0 };
+    let last_generation = if datapath.is_adopted() {
+        datapath.network_generation()
+    } else {
+        0
+    };
     let interfaces = &config.dataplane.interfaces;
     let (network, mut views) = Network::start(interfaces, last_generation).await?;
     let targets = config.services.iter().flat_map(|service| &service.backends);
@@ -157,12 +172,18 @@ async fn assemble(
         sockets,
         datapath,
     };
-    engine.configure(config)?;
+    engine.configure(config, telemetry)?;
     if engine.datapath.is_adopted() {
         let adopted = engine.adopt(now).context("cannot read the flow table")?;
-        tracing::info!(adopted.flows, adopted.removed, "took over from an earlier daemon");
+        tracing::info!(
+            adopted.flows,
+            adopted.removed,
+            "took over from an earlier daemon"
+        );
     }
-    engine.datapath.set_links(&engine.sockets.links(&engine.network))?;
+    engine
+        .datapath
+        .set_links(&engine.sockets.links(&engine.network))?;
     engine.sockets.register(&mut engine.datapath)?;
     engine.attached = engine.datapath.attach(interfaces, attach_mode(config))?;
     Ok((engine, handle, network, views))
@@ -180,7 +201,7 @@ fn all_resolved(view: &NetworkView, config: &Config) -> bool {
 
 impl Engine {
     /// Makes services and back-ends of the configuration.
-    fn configure(&mut self, config: &Config) -> Result<()> {
+    fn configure(&mut self, config: &Config, telemetry: &Telemetry) -> Result<()> {
         let now = self.started;
         let mut keys = Vec::new();
         for service in &config.services {
@@ -216,6 +237,7 @@ impl Engine {
                 address: service.address,
                 backends,
                 waits: Waits::new(now),
+                waits_metric: telemetry.queue_wait(&service.name),
             });
         }
         Ok(self.datapath.set_services(&keys)?)
@@ -228,7 +250,10 @@ fn names(config: &Config) -> Names {
         service.backends.iter().map(named).collect()
     };
     let named = |service: &config::Service| {
-        (service.address, (Arc::from(service.name.as_str()), backends(service)))
+        (
+            service.address,
+            (Arc::from(service.name.as_str()), backends(service)),
+        )
     };
     config.services.iter().map(named).collect()
 }

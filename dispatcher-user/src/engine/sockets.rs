@@ -50,11 +50,19 @@ impl Sockets {
                      {name}; give them fewer with `ethtool -L {name} combined N`"
                 );
             }
-            let config = XskConfig { mode, ..XskConfig::default() };
+            let config = XskConfig {
+                mode,
+                ..XskConfig::default()
+            };
             let sockets = (0..queues)
                 .map(|queue| XskSocket::open(name, queue, &config))
                 .collect::<Result<Vec<_>, _>>()?;
-            opened.push(Interface { name: name.clone(), ifindex, base, sockets });
+            opened.push(Interface {
+                name: name.clone(),
+                ifindex,
+                base,
+                sockets,
+            });
             base += queues;
         }
         Ok(Self { interfaces: opened })
@@ -64,7 +72,10 @@ impl Sockets {
     #[must_use]
     pub fn links(&self, view: &NetworkView) -> Vec<(u32, Link)> {
         let link = |ifindex: u32, device: u32, vlan: u16| {
-            let own = self.interfaces.iter().find(|interface| interface.ifindex == ifindex);
+            let own = self
+                .interfaces
+                .iter()
+                .find(|interface| interface.ifindex == ifindex);
             let link = Link {
                 device,
                 vlan: u32::from(vlan),
@@ -73,7 +84,10 @@ impl Sockets {
             };
             (ifindex, link)
         };
-        view.links.values().map(|known| link(known.ifindex, known.device, known.vlan)).collect()
+        view.links
+            .values()
+            .map(|known| link(known.ifindex, known.device, known.vlan))
+            .collect()
     }
 
     /// Lets the program give connection requests to the sockets.
@@ -140,14 +154,21 @@ impl Sockets {
 
     /// Descriptors to wait on.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.interfaces.iter().flat_map(|interface| &interface.sockets).map(XskSocket::fd)
+        self.interfaces
+            .iter()
+            .flat_map(|interface| &interface.sockets)
+            .map(XskSocket::fd)
     }
 
     /// Where the frames are.
     #[must_use]
     pub fn frames(&self) -> FrameStatus {
         let mut status = FrameStatus::default();
-        for socket in self.interfaces.iter().flat_map(|interface| &interface.sockets) {
+        for socket in self
+            .interfaces
+            .iter()
+            .flat_map(|interface| &interface.sockets)
+        {
             let frames = socket.frames();
             status.total += u64::from(frames.total);
             status.home += u64::from(frames.receive_home + frames.transmit_free);

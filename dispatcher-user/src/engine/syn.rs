@@ -4,9 +4,7 @@
 use dispatcher_common::addr::Mac;
 use dispatcher_common::checksum;
 use dispatcher_common::flow::FlowKey;
-use dispatcher_common::header::{
-    EthHdr, Ipv4Hdr, Ipv6Hdr, PROTOCOL_TCP, TcpFlags, TcpHdr,
-};
+use dispatcher_common::header::{EthHdr, Ipv4Hdr, Ipv6Hdr, PROTOCOL_TCP, TcpFlags, TcpHdr};
 use dispatcher_common::link::{NextHop, VlanId};
 use dispatcher_common::packet::PacketBytes;
 use dispatcher_common::parse::{self, Segment};
@@ -112,7 +110,11 @@ impl Syn {
             urgent: [0; 2],
         };
         let reply = key.reversed();
-        if key.dst.is_v4() { reset_v4(&reply, &tcp) } else { reset_v6(&reply, &tcp) }
+        if key.dst.is_v4() {
+            reset_v4(&reply, &tcp)
+        } else {
+            reset_v6(&reply, &tcp)
+        }
     }
 }
 
@@ -131,7 +133,10 @@ impl Packet {
     const START: usize = Self::LINK_MAX - Self::ETHERNET;
 
     fn new(ip: &[u8]) -> Self {
-        let mut packet = Self { bytes: [0; Self::LINK_MAX + HEADERS_MAX], len: ip.len() };
+        let mut packet = Self {
+            bytes: [0; Self::LINK_MAX + HEADERS_MAX],
+            len: ip.len(),
+        };
         packet.bytes[Self::LINK_MAX..][..ip.len()].copy_from_slice(ip);
         let ethertype = packet.ethertype();
         packet.bytes[Self::LINK_MAX - 2..Self::LINK_MAX].copy_from_slice(&ethertype.to_be_bytes());
@@ -140,7 +145,11 @@ impl Packet {
 
     fn ethertype(&self) -> u16 {
         use dispatcher_common::header::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-        if self.ip()[0] >> 4 == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
+        if self.ip()[0] >> 4 == 4 {
+            ETHERTYPE_IPV4
+        } else {
+            ETHERTYPE_IPV6
+        }
     }
 
     fn rewrite(&mut self, translation: &Translation) {
@@ -221,7 +230,10 @@ fn packet_of<I: dispatcher_common::packet::Header>(ip: I, tcp: &TcpHdr) -> Packe
         put(
             &mut packet.bytes[Packet::LINK_MAX..],
             size_of::<I>(),
-            TcpHdr { checksum: checksum::finish(sum), ..*tcp },
+            TcpHdr {
+                checksum: checksum::finish(sum),
+                ..*tcp
+            },
         );
     }
     packet
@@ -248,7 +260,10 @@ fn tcp_sum(ip: &[u8], segment: &Segment) -> u16 {
 
 /// The prefixes of mapped addresses cancel out: ffff is the other zero.
 fn addresses_sum(key: &FlowKey) -> u16 {
-    checksum::combine(checksum::sum(key.src.bytes()), checksum::sum(key.dst.bytes()))
+    checksum::combine(
+        checksum::sum(key.src.bytes()),
+        checksum::sum(key.dst.bytes()),
+    )
 }
 
 /// Takes the data out of lengths and checksums, so that a segment which arrived damaged stays so.
@@ -291,7 +306,11 @@ mod tests {
             _ => panic!("both of one family"),
         };
         let options = [2, 4, 5, 0xb4, 4, 2, 1, 1, 1, 3, 3, 7];
-        let builder = builder.tcp(40000, 80, 1000, 64240).syn().options_raw(&options).unwrap();
+        let builder = builder
+            .tcp(40000, 80, 1000, 64240)
+            .syn()
+            .options_raw(&options)
+            .unwrap();
         let mut frame = Vec::new();
         builder.write(&mut frame, data).unwrap();
         frame
@@ -299,7 +318,9 @@ mod tests {
 
     fn checksums_are_right(ip: &[u8]) -> bool {
         let sliced = etherparse::SlicedPacket::from_ip(ip).unwrap();
-        let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { return false };
+        let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else {
+            return false;
+        };
         match sliced.net.unwrap() {
             etherparse::NetSlice::Ipv4(v4) => {
                 v4.header().to_header().calc_header_checksum() == v4.header().header_checksum()
@@ -329,7 +350,11 @@ mod tests {
                 let translation =
                     Translation::to_backend(&segment.key, backend.into(), Port::new(8080));
                 let packet = syn.packet(&translation);
-                assert!(checksums_are_right(packet.ip()), "{client} with {} bytes", data.len());
+                assert!(
+                    checksums_are_right(packet.ip()),
+                    "{client} with {} bytes",
+                    data.len()
+                );
                 let tcp_at = segment.ip_header_len();
                 assert_eq!(packet.ip().len(), tcp_at + 32, "data stays behind");
                 assert_eq!(
@@ -355,7 +380,11 @@ mod tests {
             assert_eq!(reset.key, segment.key.reversed());
             assert_eq!(reset.tcp.flags, TcpFlags::RST.with(TcpFlags::ACK));
             assert_eq!((reset.tcp.seq, reset.tcp.ack), (0, 1001));
-            assert_eq!(frame[..12], [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4], "back where it came from");
+            assert_eq!(
+                frame[..12],
+                [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4],
+                "back where it came from"
+            );
         }
     }
 
@@ -367,10 +396,17 @@ mod tests {
             frame[at] = byte;
             Syn::read(&frame, 7).map(|_| ()).unwrap_err()
         };
-        assert_eq!(damaged(ETHERNET + 20 + 13, 0x12), DropReason::NotARequest, "SYN and ACK");
+        assert_eq!(
+            damaged(ETHERNET + 20 + 13, 0x12),
+            DropReason::NotARequest,
+            "SYN and ACK"
+        );
         assert_eq!(damaged(ETHERNET + 20 + 17, 0x55), DropReason::BadChecksum);
         assert_eq!(damaged(ETHERNET + 8, 1), DropReason::TtlExpired);
-        assert_eq!(Syn::read(&good[..40], 7).map(|_| ()), Err(DropReason::NotARequest));
+        assert_eq!(
+            Syn::read(&good[..40], 7).map(|_| ()),
+            Err(DropReason::NotARequest)
+        );
         assert_eq!(Syn::read(&[], 7).map(|_| ()), Err(DropReason::NotARequest));
     }
 

@@ -29,13 +29,18 @@ impl Waits {
             Histogram::new_with_bounds(1, LONGEST_MS, 2)
                 .expect("1 <= 1, 2 * 1 <= LONGEST_MS and at most 5 digits are what it asks for")
         };
-        Self { current: empty(), previous: empty(), since: now }
+        Self {
+            current: empty(),
+            previous: empty(),
+            since: now,
+        }
     }
 
     /// A request was admitted after waiting.
     pub fn record(&mut self, now: Time, waited: Duration) {
         self.turn(now);
-        self.current.saturating_record(u64::try_from(waited.as_millis()).unwrap_or(LONGEST_MS));
+        self.current
+            .saturating_record(u64::try_from(waited.as_millis()).unwrap_or(LONGEST_MS));
     }
 
     /// Quantiles of the last one to two minutes.
@@ -83,9 +88,17 @@ mod tests {
         for ms in 1..=100 {
             waits.record(at(1), Duration::from_millis(ms));
         }
-        let expected = WaitMs { p50: Some(50), p99: Some(99), max: Some(100) };
+        let expected = WaitMs {
+            p50: Some(50),
+            p99: Some(99),
+            max: Some(100),
+        };
         assert_eq!(waits.quantiles(at(1)), expected);
-        assert_eq!(waits.quantiles(at(61)), expected, "the half before still counts");
+        assert_eq!(
+            waits.quantiles(at(61)),
+            expected,
+            "the half before still counts"
+        );
         assert_eq!(waits.quantiles(at(122)), WaitMs::default());
     }
 }

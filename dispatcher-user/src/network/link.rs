@@ -6,8 +6,8 @@ use dispatcher_common::addr::Mac;
 use dispatcher_common::link::VlanId;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute,
-    LinkLayerType, LinkMessage, VlanProtocol,
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute, LinkLayerType,
+    LinkMessage, VlanProtocol,
 };
 
 /// A link that the program can send on.
@@ -53,8 +53,8 @@ pub(super) struct Device {
 /// As far as the program's frames are concerned.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum DeviceKind {
-    /// Frames of Ethernet; the kernel's name for its kind, empty for hardware.
-    Ethernet(String),
+    /// Frames of Ethernet.
+    Ethernet,
     /// An 802.1Q device, with the index of what it stands on.
     Vlan { parent: u32, id: VlanId },
     /// Not Ethernet; the kernel's name for it.
@@ -98,8 +98,7 @@ pub(super) fn mac(bytes: &[u8]) -> Option<Mac> {
 }
 
 fn kind(message: &LinkMessage) -> DeviceKind {
-    let mut name = String::new();
-    let (mut parent, mut id, mut dot1q, mut foreign) = (None, None, true, false);
+    let (mut name, mut parent, mut id, mut foreign) = (String::new(), None, None, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Link(index) => parent = Some(*index),
@@ -109,17 +108,7 @@ fn kind(message: &LinkMessage) -> DeviceKind {
                 for info in infos {
                     match info {
                         LinkInfoAttribute::Kind(kind) => name = kind.to_string(),
-                        LinkInfoAttribute::Data(InfoData::Vlan(data)) => {
-                            for item in data {
-                                match item {
-                                    InfoVlan::Id(number) => id = Some(*number),
-                                    InfoVlan::Protocol(protocol) => {
-                                        dot1q = *protocol == VlanProtocol::Ieee8021Q;
-                                    }
-                                    _ => {}
-                                }
-                            }
-                        }
+                        LinkInfoAttribute::Data(InfoData::Vlan(data)) => id = dot1q_id(data),
                         _ => {}
                     }
                 }
@@ -127,18 +116,25 @@ fn kind(message: &LinkMessage) -> DeviceKind {
             _ => {}
         }
     }
-    if message.header.link_layer_type != LinkLayerType::Ether {
-        return DeviceKind::Other(match message.header.link_layer_type {
-            LinkLayerType::Loopback => "loopback".to_owned(),
-            _ => name,
-        });
+    match message.header.link_layer_type {
+        LinkLayerType::Ether => match (parent, id) {
+            (Some(parent), Some(id)) if !foreign => DeviceKind::Vlan { parent, id },
+            _ => DeviceKind::Ethernet,
+        },
+        LinkLayerType::Loopback => DeviceKind::Other("loopback".to_owned()),
+        _ => DeviceKind::Other(name),
     }
-    match (parent, id) {
-        (Some(parent), Some(id)) if name == InfoKind::Vlan.to_string() && dot1q && !foreign => {
-            DeviceKind::Vlan { parent, id }
-        }
-        _ => DeviceKind::Ethernet(name),
+}
+
+/// The id of an 802.1Q device; nothing for an 802.1ad one, whose tag we do not write.
+fn dot1q_id(data: &[InfoVlan]) -> Option<VlanId> {
+    if data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)) {
+        return None;
     }
+    data.iter().find_map(|item| match item {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
 }
 
 /// The links that the program can send on: the configured interfaces, and the VLANs on them.
@@ -199,7 +195,7 @@ pub(super) fn why_host_stack(device: &Device) -> String {
         DeviceKind::Vlan { .. } => format!(
             "the route leaves by {name}, a VLAN whose parent is none of the configured interfaces"
         ),
-        DeviceKind::Ethernet(_) => {
+        DeviceKind::Ethernet => {
             format!("the route leaves by {name}, which is none of the configured interfaces")
         }
     }
@@ -207,13 +203,15 @@ pub(super) fn why_host_stack(device: &Device) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use netlink_packet_route::link::InfoKind;
+
     use super::*;
 
     /// An Ethernet device that is up.
     pub fn ethernet(name: &str, last_mac_byte: u8) -> Device {
         Device {
             name: name.to_owned(),
-            kind: DeviceKind::Ethernet(String::new()),
+            kind: DeviceKind::Ethernet,
             mac: Some(Mac([2, 0, 0, 0, 0, last_mac_byte])),
             mtu: 1500,
             up: true,
@@ -277,7 +275,7 @@ pub(super) mod tests {
     fn a_service_vlan_is_not_a_vlan_that_we_can_write() {
         let message = message("front.100", 7, vlan_infos(VlanProtocol::Ieee8021Ad));
         let (_, device) = parse(&message).unwrap();
-        assert_eq!(device.kind, DeviceKind::Ethernet("vlan".to_owned()));
+        assert_eq!(device.kind, DeviceKind::Ethernet);
     }
 
     #[test]
@@ -285,7 +283,7 @@ pub(super) mod tests {
         let mut message = message("front.100", 7, vlan_infos(VlanProtocol::Ieee8021Q));
         message.attributes.push(LinkAttribute::LinkNetNsId(0));
         let (_, device) = parse(&message).unwrap();
-        assert_eq!(device.kind, DeviceKind::Ethernet("vlan".to_owned()));
+        assert_eq!(device.kind, DeviceKind::Ethernet);
     }
 
     #[test]

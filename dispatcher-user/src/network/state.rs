@@ -26,32 +26,39 @@ pub(super) struct State {
 /// What a report changed.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Change {
-    /// The view may have changed.
+    /// The view may have.
     pub view: bool,
     /// The routes of the targets must be asked for again.
     pub routes: bool,
+    /// The kernel's tables must be read again.
+    pub tables: bool,
     /// A next hop that the program looked up by itself may be wrong now.
     pub lookups: bool,
 }
 
 impl Change {
-    /// Nothing changed.
+    /// Nothing.
     pub const NONE: Self = Self {
         view: false,
         routes: false,
+        tables: false,
         lookups: false,
     };
-    /// Only the answers for targets may have.
+    /// The answers for targets, at most.
     pub const TARGETS: Self = Self {
         view: true,
         routes: true,
-        lookups: false,
+        ..Self::NONE
     };
-    /// Anything may have.
-    pub const ALL: Self = Self {
-        view: true,
-        routes: true,
+    /// Where packets go, to whomever.
+    pub const FORWARDING: Self = Self {
         lookups: true,
+        ..Self::TARGETS
+    };
+    /// Perhaps something that was not reported.
+    pub const UNREPORTED: Self = Self {
+        tables: true,
+        ..Self::TARGETS
     };
 
     /// Both.
@@ -59,6 +66,7 @@ impl Change {
         Self {
             view: self.view | other.view,
             routes: self.routes | other.routes,
+            tables: self.tables | other.tables,
             lookups: self.lookups | other.lookups,
         }
     }
@@ -82,6 +90,16 @@ impl State {
         let missing = self.interfaces.iter().find(|name| !exists(name))?;
         let names: Vec<&str> = self.devices.values().map(|d| d.name.as_str()).collect();
         Some((missing.clone(), names.join(", ")))
+    }
+
+    /// Has an entry in `routes` for each target and for nothing else; earlier answers stand.
+    pub fn want_routes(&mut self, targets: &BTreeSet<IpAddr>) {
+        self.routes.retain(|target, _| targets.contains(target));
+        for &target in targets {
+            self.routes.entry(target).or_insert_with(|| Route::None {
+                why: format!("the kernel has not said yet how to reach {target}"),
+            });
+        }
     }
 
     /// Takes over the kernel's whole tables, read just now.
@@ -116,12 +134,12 @@ impl State {
                 .map_or(Change::NONE, |(key, _)| self.set_neighbour(key, None)),
             RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
                 if route::matters(message) {
-                    Change::ALL
+                    Change::FORWARDING
                 } else {
                     Change::NONE
                 }
             }
-            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Change::ALL,
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Change::FORWARDING,
             // What of an address matters to packets that are forwarded are its routes, which are
             // reported for themselves; an address whose lifetime is renewed is reported, too.
             RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
@@ -153,8 +171,8 @@ impl State {
         };
         Change {
             view: before != after,
-            routes: false,
             lookups: self.neighbour_matters(key, before.as_ref(), after.as_ref()),
+            ..Change::NONE
         }
     }
 

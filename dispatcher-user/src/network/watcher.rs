@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::kernel::{Kernel, KernelError};
-use super::neighbour::NeighbourKey;
+use super::neighbour::{Neighbour, NeighbourKey};
 use super::state::{Change, State};
 use super::{NetworkError, NetworkView};
 
@@ -60,8 +60,8 @@ pub(super) struct Watcher {
     pending: Pending,
     /// The neighbours that we asked for, and when last.
     kept: HashMap<NeighbourKey, Instant>,
-    /// Serve the sockets; end with the watcher.
-    _connections: JoinSet<()>,
+    /// They serve the sockets, and end with the watcher.
+    connections: JoinSet<()>,
 }
 
 impl Watcher {
@@ -97,7 +97,7 @@ impl Watcher {
             state: State::new(interfaces),
             pending: Pending::default(),
             kept: HashMap::new(),
-            _connections: connections,
+            connections,
         };
         watcher.read_tables().await?;
         if let Some((name, existing)) = watcher.state.missing_interface() {
@@ -131,42 +131,33 @@ impl Watcher {
                     Err(_) => break,
                 },
                 _ = tick.tick() => self.keep_neighbours().await,
-                _ = refresh.tick() => self.read_again(Change::NONE).await,
-                report = self.reports.next() => match report {
-                    Some(report) => self.hear(report).await,
-                    None => {
-                        tracing::error!("the kernel's reports of network changes have ended");
-                        break;
-                    }
-                },
+                _ = refresh.tick() => self.pending.add(Change::UNREPORTED, Instant::now()),
+                Some(report) = self.reports.next() => self.hear(&report),
+                _ = self.connections.join_next() => {
+                    tracing::error!("a netlink socket failed: network changes are not followed");
+                    break;
+                }
             }
         }
-        self.release(&BTreeSet::new()).await;
+        if let Err(error) = self.release(&BTreeSet::new()).await {
+            tracing::warn!("leaving neighbours under the kernel's care: {error}");
+        }
     }
 
-    async fn hear(&mut self, report: Report) {
-        match report.payload {
-            NetlinkPayload::InnerMessage(message) => {
-                let change = self.state.apply(&message);
-                self.pending.add(change, Instant::now());
-            }
+    fn hear(&mut self, report: &Report) {
+        let change = match &report.payload {
+            NetlinkPayload::InnerMessage(message) => self.state.apply(message),
             NetlinkPayload::Overrun(_) => {
                 tracing::info!("more network changes than were heard; reading all again");
-                self.read_again(Change::ALL).await;
+                Change::UNREPORTED.and(Change::FORWARDING)
             }
-            _ => {}
-        }
-    }
-
-    /// Reads everything again; `change` is what has to be assumed besides what that finds.
-    async fn read_again(&mut self, change: Change) {
+            _ => Change::NONE,
+        };
         self.pending.add(change, Instant::now());
-        if let Err(error) = self.read_tables().await {
-            tracing::warn!("{error}; trying again within {} s", REFRESH.as_secs());
-        }
     }
 
-    async fn read_tables(&mut self) -> Result<(), NetworkError> {
+    /// What this finds changed.
+    async fn read_tables(&mut self) -> Result<Change, NetworkError> {
         let failed = |what| move |source| NetworkError::Read { what, source };
         let devices = self.kernel.devices().await.map_err(failed("links"))?;
         let neighbours = self
@@ -174,35 +165,44 @@ impl Watcher {
             .neighbours()
             .await
             .map_err(failed("neighbours"))?;
-        let change = self.state.replace_tables(devices, neighbours);
-        self.pending.add(change, Instant::now());
-        Ok(())
+        Ok(self.state.replace_tables(devices, neighbours))
     }
 
     /// Asks again what became doubtful, then publishes.
     async fn settle(&mut self) {
-        let change = self.pending.take();
+        let mut change = self.pending.take();
+        if change.tables {
+            match self.read_tables().await {
+                Ok(found) => change = change.and(found),
+                Err(error) => {
+                    tracing::warn!("{error}; trying again within {} s", REFRESH.as_secs());
+                }
+            }
+        }
         if change.routes {
             self.ask_routes().await;
-            self.keep_neighbours().await;
         }
         if change.view {
             self.publish(change.lookups);
+            self.keep_neighbours().await;
         }
     }
 
     async fn ask_routes(&mut self) {
         let targets = self.targets.borrow_and_update().clone();
-        self.state
-            .routes
-            .retain(|target, _| targets.contains(target));
+        self.state.want_routes(&targets);
         for target in targets {
             match self.kernel.route(target).await {
                 Ok(route) => {
                     self.state.routes.insert(target, route);
                 }
-                // An earlier answer stands until there is another.
-                Err(error) => tracing::warn!(%target, %error, "asking for a route"),
+                Err(error) => {
+                    tracing::warn!(
+                        "asking for routes: {error}; trying again within {} s",
+                        REFRESH.as_secs()
+                    );
+                    return;
+                }
             }
         }
     }
@@ -218,50 +218,62 @@ impl Watcher {
     /// Has the kernel resolve and keep what the targets are reached by, and no more.
     async fn keep_neighbours(&mut self) {
         let in_use = self.state.neighbours_in_use();
-        self.release(&in_use).await;
+        let kept = match self.release(&in_use).await {
+            Ok(()) => self.keep(in_use).await,
+            failed => failed,
+        };
+        if let Err(error) = kept {
+            tracing::warn!("asking to resolve neighbours: {error}");
+        }
+    }
+
+    async fn keep(&mut self, in_use: BTreeSet<NeighbourKey>) -> Result<(), KernelError> {
         for key in in_use {
-            let now = Instant::now();
-            let since = self.kept.get(&key).map(|asked| now.duration_since(*asked));
             let wait = match self.state.neighbour(key) {
                 Some(entry) if entry.foreign => continue,
                 Some(entry) if entry.managed && entry.mac.is_some() => continue,
                 Some(entry) if entry.mac.is_some() => KEEP_ALIVE,
                 _ => RETRY,
             };
-            if since.is_some_and(|since| since < wait) {
-                continue;
-            }
-            self.kept.insert(key, now);
-            if let Err(error) = self.kernel.keep(key).await {
-                report_refusal(key, &error);
+            let now = Instant::now();
+            let asked = self.kept.get(&key);
+            if asked.is_none_or(|asked| now.duration_since(*asked) >= wait) {
+                self.kept.insert(key, now);
+                unless_refused(key, self.kernel.keep(key).await)?;
             }
         }
+        Ok(())
     }
 
     /// Releases the neighbours that we had kept, but for those in use.
-    async fn release(&mut self, in_use: &BTreeSet<NeighbourKey>) {
+    async fn release(&mut self, in_use: &BTreeSet<NeighbourKey>) -> Result<(), KernelError> {
         let gone: Vec<_> = self
             .kept
             .extract_if(|key, _| !in_use.contains(key))
             .collect();
         for (key, _) in gone {
-            // Not there, or someone else's by now: nothing of ours is left in it.
-            if self
-                .state
-                .neighbour(key)
-                .is_none_or(|entry| !entry.managed || entry.foreign)
-            {
-                continue;
-            }
-            if let Err(error) = self.kernel.release(key).await {
-                report_refusal(key, &error);
+            // Otherwise it is not there, or someone else's by now.
+            let ours = |entry: &Neighbour| !entry.foreign;
+            if self.state.neighbour(key).is_some_and(ours) {
+                unless_refused(key, self.kernel.release(key).await)?;
             }
         }
+        Ok(())
     }
 }
 
-fn report_refusal((ifindex, neighbour): NeighbourKey, error: &KernelError) {
-    tracing::debug!(ifindex, %neighbour, %error, "the kernel does not take a request to resolve");
+/// A refusal concerns this neighbour (its interface just vanished); a failure, all of them.
+fn unless_refused(
+    (ifindex, neighbour): NeighbourKey,
+    result: Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    match result {
+        Err(KernelError::Refused(error)) => {
+            tracing::debug!(ifindex, %neighbour, %error, "not taken to be resolved");
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Changes that wait to be taken in together.
@@ -328,7 +340,7 @@ mod tests {
         let mut pending = Pending::default();
         let start = Instant::now();
         for n in 0..100 {
-            pending.add(Change::ALL, start + QUIET / 2 * n);
+            pending.add(Change::FORWARDING, start + QUIET / 2 * n);
             let due = pending.due().unwrap();
             assert!(due <= start + LATEST, "after {n} changes");
         }

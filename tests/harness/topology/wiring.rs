@@ -30,10 +30,14 @@ impl Lab {
     /// A veth pair for every endpoint and every interface of the dispatcher; the other end is a
     /// port of a bridge.
     fn make_links(&self) -> Result<()> {
-        let queues = self.topology.queues;
         let switch = self.switch.name();
         let mut script = String::new();
         for (node, device, port) in self.links() {
+            // Endpoints have one, so that nothing but the flow's hash chooses the dispatcher's.
+            let queues = match device {
+                ENDPOINT_DEVICE => 1,
+                _ => self.topology.queues,
+            };
             let node = node.name();
             writeln!(
                 script,

@@ -269,9 +269,9 @@ fn routes_and_rules_raise_the_generation_and_addresses_only_ask_again() {
     let mut message = RouteMessage::default();
     message.header.address_family = netlink_packet_route::AddressFamily::Inet;
     let route = RouteNetlinkMessage::NewRoute(message);
-    assert_eq!(state.apply(&route), Change::ALL);
+    assert_eq!(state.apply(&route), Change::FORWARDING);
     let rule = RouteNetlinkMessage::NewRule(RuleMessage::default());
-    assert_eq!(state.apply(&rule), Change::ALL);
+    assert_eq!(state.apply(&rule), Change::FORWARDING);
     let address = RouteNetlinkMessage::NewAddress(AddressMessage::default());
     assert_eq!(state.apply(&address), Change::TARGETS);
 }

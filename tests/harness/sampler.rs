@@ -1,0 +1,90 @@
+//! Looks again and again at how many connections a back-end's kernel has at a port: what `ss`
+//! would print, from the same source, often enough to see a short excess.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::netns::Namespace;
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_millis(2);
+/// `TCP_ESTABLISHED` as `/proc/net/tcp` prints it.
+const ESTABLISHED: &str = "01";
+
+/// A sampler that runs until it is dropped.
+#[derive(Debug)]
+pub struct Sampler {
+    stop: Arc<AtomicBool>,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    looker: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    /// Starts to look at established connections at a local port in there.
+    #[must_use]
+    pub fn start(namespace: &Namespace, port: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let now = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        let (stopped, current, maximum) = (Arc::clone(&stop), Arc::clone(&now), Arc::clone(&most));
+        let looker = namespace.spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let count = established(port);
+                current.store(count, Ordering::Relaxed);
+                maximum.fetch_max(count, Ordering::Relaxed);
+                std::thread::sleep(INTERVAL);
+            }
+        });
+        Self {
+            stop,
+            now,
+            most,
+            looker: Some(looker),
+        }
+    }
+
+    /// Connections at the last look.
+    #[must_use]
+    pub fn now(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// The most seen in one look.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(looker) = self.looker.take() {
+            let _ = looker.join();
+        }
+    }
+}
+
+/// Established connections at a local port, in the calling thread's namespace.
+fn established(port: u16) -> usize {
+    let suffix = format!(":{port:04X}");
+    ["tcp", "tcp6"]
+        .iter()
+        // `/proc/net` is the main thread's.
+        .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
+        .map(|table| {
+            let rows = table.lines().skip(1).map(|row| {
+                let mut columns = row.split_whitespace().skip(1);
+                (columns.next(), columns.nth(1))
+            });
+            rows.filter(|(local, state)| {
+                local.is_some_and(|local| local.ends_with(&suffix)) && *state == Some(ESTABLISHED)
+            })
+            .count()
+        })
+        .sum()
+}
