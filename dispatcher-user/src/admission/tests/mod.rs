@@ -48,12 +48,9 @@ fn key(client: char) -> FlowKey {
     } else {
         40_000
     };
-    FlowKey {
-        src: Addr::from_v4_bytes(Ipv4Addr::new(198, 51, 100, host).octets()),
-        dst: Addr::from_v4_bytes(Ipv4Addr::new(192, 0, 2, 10).octets()),
-        src_port: Port::new(port),
-        dst_port: Port::new(80),
-    }
+    let src = Addr::from_v4_bytes(Ipv4Addr::new(198, 51, 100, host).octets());
+    let dst = Addr::from_v4_bytes(Ipv4Addr::new(192, 0, 2, 10).octets());
+    FlowKey::new(src, Port::new(port), dst, Port::new(80))
 }
 
 fn backend_settings(ceiling: u32) -> BackendSettings {
