@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::command;
 
+pub mod linker;
 pub mod toolchain;
 
 use toolchain::{Candidate, clean};
@@ -130,8 +131,8 @@ fn own_target_directory() -> PathBuf {
 /// When the linker or its LLVM is missing.
 pub fn compiler_command(compiler: &Candidate, program: &Path) -> Result<Command> {
     let target = own_target_directory();
-    let linker = toolchain::bpf_linker(&tools_directory())?;
-    let library = toolchain::llvm_library(compiler)?;
+    let linker = linker::find(&tools_directory())?;
+    let library = linker::llvm_library(compiler)?;
     let mut cargo = Command::new(program);
     clean(&mut cargo)
         .current_dir(workspace())

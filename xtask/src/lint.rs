@@ -2,37 +2,63 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use xtask::bpf;
 use xtask::bpf::toolchain;
 use xtask::command::{self, Runner};
 
 use crate::{cargo, privilege, tidy};
 
+type Step = fn(Runner) -> Result<()>;
+
+/// Takes every step, whatever an earlier one found.
 pub fn run(runner: Runner) -> Result<()> {
-    tidy::run()?;
+    let steps: [(&str, Step); 6] = [
+        ("tidy", |_| tidy::run()),
+        ("format", format),
+        ("clippy for BPF", clippy_for_bpf),
+        ("clippy", clippy),
+        ("documentation", documentation),
+        ("dependencies", dependencies),
+    ];
+    let mut failed = Vec::new();
+    for (name, step) in steps {
+        if let Err(error) = step(runner) {
+            eprintln!("lint: {name}: {error:#}");
+            failed.push(name);
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "lint failed: {}; see above",
+        failed.join(", ")
+    );
+    Ok(())
+}
+
+fn format(runner: Runner) -> Result<()> {
     component("rustfmt", "fmt")?;
-    component("clippy", "clippy")?;
-    let mut format = Command::new("cargo");
+    let mut cargo = Command::new("cargo");
     runner.run(
-        format
+        cargo
             .current_dir(bpf::workspace())
             .args(["fmt", "--all", "--check"]),
-    )?;
-    runner.run(cargo::command("clippy").args([
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    clippy_for_bpf(runner)?;
-    let mut doc = cargo::command("doc");
+    )
+}
+
+fn clippy(runner: Runner) -> Result<()> {
+    component("clippy", "clippy")?;
+    let mut cargo = cargo::command("clippy");
+    runner.run(cargo.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn documentation(runner: Runner) -> Result<()> {
+    let mut cargo = cargo::command("doc");
     runner.run(
-        doc.args(["--workspace", "--no-deps"])
+        cargo
+            .args(["--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
-    deny(runner)
+    )
 }
 
 fn component(name: &str, subcommand: &str) -> Result<()> {
@@ -60,7 +86,7 @@ fn clippy_for_bpf(runner: Runner) -> Result<()> {
 }
 
 /// Licences, advisories and sources of the dependencies, where cargo-deny is installed.
-fn deny(runner: Runner) -> Result<()> {
+fn dependencies(runner: Runner) -> Result<()> {
     if privilege::find("cargo-deny").is_none() {
         println!("lint: SKIPPED cargo deny: not installed (`cargo install cargo-deny --locked`)");
         return Ok(());

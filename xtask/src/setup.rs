@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use xtask::bpf;
-use xtask::bpf::toolchain::{self, BPF_LINKER, LLVM, PINNED};
+use xtask::bpf::linker::{self, LINKER, LLVM};
+use xtask::bpf::toolchain::{self, PINNED};
 use xtask::command::Runner;
 
 use crate::privilege;
@@ -36,7 +37,7 @@ struct Missing {
 impl Missing {
     fn find() -> Result<Self> {
         let compiler = toolchain::choose(&toolchain::candidates()?).err();
-        let linker = toolchain::bpf_linker(&bpf::tools_directory()).err();
+        let linker = linker::find(&bpf::tools_directory()).err();
         let because = |error: anyhow::Error| format!("{error:#}");
         Ok(Self {
             packages: packages::missing(),
@@ -60,7 +61,7 @@ impl Missing {
         }
         if self.linker.is_some() {
             lines.push(format!(
-                "bpf-linker {BPF_LINKER}, built by cargo in about a minute: links the BPF object"
+                "bpf-linker {LINKER}, built by cargo in about a minute: links the BPF object"
             ));
         }
         lines
@@ -178,7 +179,7 @@ fn install_packages(names: &[&str], runner: Runner) -> Result<()> {
 fn install_linker(runner: Runner) -> Result<()> {
     let mut cargo = Command::new("cargo");
     toolchain::clean(&mut cargo);
-    cargo.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked"]);
+    cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked"]);
     if privilege::find("bpf-linker").is_some() {
         cargo.arg("--root").arg(bpf::tools_directory());
     }

@@ -1,25 +1,18 @@
-//! Finds a compiler that can build `core` for BPF, the linker, and the LLVM that the linker loads.
-//! Installs nothing: that is `cargo xtask setup`.
+//! Finds a compiler that can build `core` for BPF. Installs nothing: that is `cargo xtask setup`.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::linker::{LINKER, LLVM};
 use crate::command;
 
 /// The release that setup asks rustup for, and Debian's `rustc-web` is.
 pub const PINNED: &str = "1.96.0";
 /// `core::intrinsics` of older releases have other signatures.
 const RELEASE_MIN: (u32, u32) = (1, 96);
-/// What [`BPF_LINKER`] reads; bitcode of another major version is not safe to read.
-pub const LLVM: u32 = 22;
-/// The linker's version; later ones want a later LLVM.
-pub const BPF_LINKER: &str = "0.10.3";
 /// Names a rustup toolchain, or the path of a rustc, to be used and no other.
 pub const TOOLCHAIN_VARIABLE: &str = "DISPATCHER_BPF_TOOLCHAIN";
 
@@ -76,7 +69,7 @@ impl Candidate {
         } else if self.llvm != LLVM {
             let llvm = self.llvm;
             Some(format!(
-                "has LLVM {llvm}, but bpf-linker {BPF_LINKER} reads LLVM {LLVM}"
+                "has LLVM {llvm}, but bpf-linker {LINKER} reads LLVM {LLVM}"
             ))
         } else if !self.source {
             Some("has no source of core (component rust-src)".to_owned())
@@ -167,7 +160,7 @@ fn parse_versions(text: &str) -> Option<((u32, u32), u32)> {
 }
 
 /// Names of rustup's toolchains, [`PINNED`] first; none where there is no rustup.
-fn rustup_toolchains() -> Vec<String> {
+pub(super) fn rustup_toolchains() -> Vec<String> {
     let listed = command::ask(clean(&mut Command::new("rustup")).args(["toolchain", "list", "-q"]));
     let mut names: Vec<String> = listed
         .unwrap_or_default()
@@ -178,7 +171,7 @@ fn rustup_toolchains() -> Vec<String> {
     names
 }
 
-fn rustup_rustc(toolchain: &str) -> Result<PathBuf> {
+pub(super) fn rustup_rustc(toolchain: &str) -> Result<PathBuf> {
     let mut rustup = Command::new("rustup");
     let path = command::ask(clean(&mut rustup).args(["which", "--toolchain", toolchain, "rustc"]))?;
     Ok(PathBuf::from(path.trim()))
@@ -215,92 +208,6 @@ fn belongs_to_outer_build(name: &str) -> bool {
         || name.starts_with("RUSTDOC")
         || name == "RUSTFLAGS";
     removed && !KEPT.iter().any(|kept| name.starts_with(kept))
-}
-
-/// The linker in `tools`, or on the path, if its version is [`BPF_LINKER`].
-///
-/// # Errors
-///
-/// When there is none, or only another version.
-pub fn bpf_linker(tools: &Path) -> Result<PathBuf> {
-    let mut other = None;
-    for directory in std::iter::once(tools.join("bin")).chain(search_path()) {
-        let path = directory.join("bpf-linker");
-        if !path.exists() {
-            continue;
-        }
-        let version = command::ask(clean(&mut Command::new(&path)).arg("--version"))?;
-        if version.trim().strip_prefix("bpf-linker ") == Some(BPF_LINKER) {
-            return Ok(path);
-        }
-        other.get_or_insert_with(|| format!("; {} is {}", path.display(), version.trim()));
-    }
-    let other = other.unwrap_or_default();
-    bail!("no bpf-linker {BPF_LINKER}: run `cargo xtask setup`{other}")
-}
-
-/// Directories of `PATH`, then cargo's own.
-fn search_path() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| {
-            std::env::var_os("HOME").map(|home: OsString| PathBuf::from(home).join(".cargo"))
-        });
-    std::env::split_paths(&path)
-        .chain(home.map(|home| home.join("bin")))
-        .collect()
-}
-
-/// A shared library of LLVM [`LLVM`]: the compiler's own, that of another toolchain, or the
-/// distribution's.
-///
-/// # Errors
-///
-/// When there is none.
-pub fn llvm_library(compiler: &Candidate) -> Result<PathBuf> {
-    let mut directories = vec![compiler.sysroot.join("lib")];
-    for name in rustup_toolchains() {
-        if let Ok(rustc) = rustup_rustc(&name) {
-            directories.extend(rustc.ancestors().nth(2).map(|sysroot| sysroot.join("lib")));
-        }
-    }
-    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    directories.extend([PathBuf::from(multiarch), PathBuf::from("/usr/lib64")]);
-    for directory in &directories {
-        let Ok(entries) = directory.read_dir() else {
-            continue;
-        };
-        for entry in entries {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if llvm_major(&name) == Some(LLVM) && is_elf(&path) {
-                return Ok(path);
-            }
-        }
-    }
-    bail!("no libLLVM of version {LLVM} beside any compiler: run `cargo xtask setup`")
-}
-
-/// Toolchains also hold linker scripts under such names.
-fn is_elf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok()
-        && magic == *b"\x7fELF"
-}
-
-/// The major version in the name of a shared library of LLVM's.
-fn llvm_major(file_name: &str) -> Option<u32> {
-    let rest = file_name.strip_prefix("libLLVM")?;
-    let rest = rest
-        .strip_prefix(".so.")
-        .or_else(|| rest.strip_prefix('-'))?;
-    rest.split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
 }
 
 #[cfg(test)]
@@ -375,16 +282,6 @@ mod tests {
                     release: 1.97.0-nightly\nLLVM version: 22.1.4\n";
         assert_eq!(parse_versions(text), Some(((1, 97), 22)));
         assert_eq!(parse_versions("rustc 1.97.0\n"), None);
-    }
-
-    #[test]
-    fn llvm_is_known_by_the_name_of_its_file() {
-        assert_eq!(llvm_major("libLLVM-22-rust-1.95.0-stable.so"), Some(22));
-        assert_eq!(llvm_major("libLLVM.so.22.1-rust-1.95.0-stable"), Some(22));
-        assert_eq!(llvm_major("libLLVM.so.22.1"), Some(22));
-        assert_eq!(llvm_major("libLLVM-14.0.6.so.1"), Some(14));
-        assert_eq!(llvm_major("libLLVM.so"), None);
-        assert_eq!(llvm_major("librustc_driver-6108105cd7e839cf.so"), None);
     }
 
     #[test]
