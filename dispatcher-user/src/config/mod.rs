@@ -1,10 +1,13 @@
-//! The configuration: what the file means, validated, with units and defaults. The file is read in
-//! `load`, its syntax in `reader`, its sections in `sections`; nothing here acts on it.
+//! The configuration: what the file means, validated, with units and defaults. Nothing here acts on
+//! it. The modules stand from the whole file down to its single values.
 
-mod diagnostics;
+mod sections;
+mod service;
+mod backend;
+mod identity;
 mod reader;
 mod scalar;
-mod sections;
+mod diagnostics;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
