@@ -116,14 +116,12 @@ fn the_same_twice() {
     let right = RIGHT.join("\n");
     for (added, at, says) in [
         (
-            format!(
-                "[[service.backend]]\nname = \"web-1\"\ncapacity = 9\naddress = \"10.0.0.12:1\""
-            ),
+            backend.replace("]]", "]]\nname = \"web-1\""),
             "11:8",
             "service \"web\": back-end \"web-1\": name is web-1, as that of another back-end (line 7)",
         ),
         (
-            format!("[[service.backend]]\ncapacity = 9\naddress = \"10.0.0.11:8080\""),
+            backend.replace("10.0.0.12:1", "10.0.0.11:8080"),
             "12:11",
             "back-end 2: address is 10.0.0.11:8080, as that of another back-end (line 8)",
         ),
@@ -138,7 +136,7 @@ fn the_same_twice() {
             "service 2: address is 192.0.2.10:80, as that of another service (line 5)",
         ),
         (
-            format!("{service}[[service.backend]]\ncapacity = 9\naddress = \"192.0.2.10:80\""),
+            service.to_owned() + &backend.replace("10.0.0.12:1", "192.0.2.10:80"),
             "14:11",
             "service 2: back-end 1: address is 192.0.2.10:80, which is a service's address (line 5)",
         ),
