@@ -69,8 +69,8 @@ fn a_file_without_sections_lacks_what_has_no_default() {
         .to_string();
     assert_eq!(
         told,
-        "f.toml:1:1: dataplane.interfaces is missing; it must be a list of interface names, such as \
-         [\"eth0\", \"eth1\"]\nf.toml:1:1: 0 services; there must be 1 to 256"
+        "f.toml:1:1: dataplane.interfaces is missing; it must be a list of interface names, \
+         such as [\"eth0\", \"eth1\"]\nf.toml:1:1: 0 services; there must be 1 to 256"
     );
 }
 
@@ -118,7 +118,7 @@ fn the_same_twice() {
         (
             backend.replace("]]", "]]\nname = \"web-1\""),
             "11:8",
-            "service \"web\": back-end \"web-1\": name is web-1, as that of another back-end (line 7)",
+            "back-end \"web-1\": name is web-1, as that of another back-end (line 7)",
         ),
         (
             backend.replace("10.0.0.12:1", "10.0.0.11:8080"),
@@ -138,7 +138,7 @@ fn the_same_twice() {
         (
             service.to_owned() + &backend.replace("10.0.0.12:1", "192.0.2.10:80"),
             "14:11",
-            "service 2: back-end 1: address is 192.0.2.10:80, which is a service's address (line 5)",
+            "service 2: back-end 1: address is 192.0.2.10:80, which is a service's address",
         ),
     ] {
         let found = problems(format!("{right}\n{added}").as_bytes());

@@ -397,8 +397,10 @@ web  192.0.2.10:80
     assert_eq!(
         flow_table(&[fake::flow(1)]),
         "\
-service  back-end  client              state      pkts in  pkts out  bytes in  bytes out    age  idle
-web      web-1     198.51.100.1:40000  half_open       10        20      1000      20000  1m15s  0.2s
+service  back-end  client              state      pkts in  pkts out  bytes in  bytes out    age  \
+idle
+web      web-1     198.51.100.1:40000  half_open       10        20      1000      20000  1m15s  \
+0.2s
 "
     );
     assert_eq!(
