@@ -284,11 +284,7 @@ impl<'lab> Daemon<'lab> {
         self.unload()?;
         let pins = &self.files.pin_path;
         ensure!(!pins.exists(), "{} is left after unload", pins.display());
-        ensure!(
-            !has_program(self.namespace)?,
-            "a program is still attached after unload"
-        );
-        Ok(())
+        ensure_detached(self.namespace)
     }
 }
 
@@ -303,6 +299,17 @@ impl Drop for Daemon<'_> {
             eprintln!("--- log of the daemon ---\n{}---", self.log());
         }
     }
+}
+
+/// Fails if an interface in there still has an XDP program after a while: the kernel detaches one
+/// a moment after its last reference is gone, not at once.
+pub fn ensure_detached(namespace: &Namespace) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while has_program(namespace)? {
+        ensure!(Instant::now() < end, "a program is still attached");
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 /// Whether an interface in there has an XDP program.
