@@ -453,7 +453,11 @@ impl PuntSocket {
                 size_of_val(&entries) as libc::socklen_t,
             )
         };
-        assert!(failed == 0, "XDP_RX_RING: {}", std::io::Error::last_os_error());
+        assert!(
+            failed == 0,
+            "XDP_RX_RING: {}",
+            std::io::Error::last_os_error()
+        );
         Self(fd)
     }
 }
