@@ -24,8 +24,8 @@ impl Fake {
 }
 
 impl Control for Fake {
-    fn status(&self) -> Arc<Status> {
-        Arc::clone(&self.0)
+    async fn status(&self) -> anyhow::Result<Arc<Status>> {
+        Ok(Arc::clone(&self.0))
     }
 
     async fn flows(&self, filter: FlowFilter) -> anyhow::Result<Vec<FlowRow>> {
