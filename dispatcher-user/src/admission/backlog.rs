@@ -19,7 +19,7 @@ pub(super) const RETRANSMISSION_GAP_MIN: Duration = Duration::from_secs(1);
 
 /// A request that waits.
 ///
-/// With a request of 136 bytes it is 208; its timer (24) and its share of the key index (at most
+/// With a request of 120 bytes it is 200; its timer (24) and its share of the key index (at most
 /// 22) keep it below 256. Where requests of one source are bounded, a source that waits costs up to
 /// 58 bytes more, for its count.
 #[derive(Clone, Debug)]

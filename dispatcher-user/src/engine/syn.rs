@@ -412,6 +412,6 @@ mod tests {
 
     #[test]
     fn a_queued_request_is_small() {
-        assert!(size_of::<Syn>() <= 136, "{} bytes", size_of::<Syn>());
+        assert!(size_of::<Syn>() <= 120, "{} bytes", size_of::<Syn>());
     }
 }
