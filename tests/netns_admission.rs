@@ -2,7 +2,7 @@
 //! has the outcome that the configuration says.
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ fn the_queue_releases_in_the_order_of_arrival() {
     });
     let ports: Vec<_> = server.count().peers()[1..]
         .iter()
-        .map(|peer| peer.port())
+        .map(SocketAddr::port)
         .collect();
     let expected: Vec<_> = (FIRST_PORT..FIRST_PORT + WAITING).collect();
     assert_eq!(ports, expected);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::Shutdown;
 
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
-use dispatcher_tests::daemon::{Daemon, has_program};
+use dispatcher_tests::daemon::{Daemon, ensure_detached, has_program};
 use dispatcher_tests::scenario::assert_settles;
 use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::topology::{Family, Lab, Topology};
@@ -114,5 +114,5 @@ fn detaching_on_exit_leaves_no_program() {
     let mut daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     assert!(has_program(lab.dispatcher()).unwrap());
     assert!(daemon.stop().unwrap().success());
-    assert!(!has_program(lab.dispatcher()).unwrap());
+    ensure_detached(lab.dispatcher()).unwrap();
 }

@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use dispatcher_tests::config::Config;
-use dispatcher_tests::daemon::{self, Daemon, Files, has_program};
+use dispatcher_tests::daemon::{self, Daemon, Files, ensure_detached, has_program};
 use dispatcher_tests::topology::{Family, Lab, Topology};
 
 fn lab() -> Lab {
@@ -23,10 +23,7 @@ fn assert_clear(lab: &Lab, output: &Output, words: &[&str]) {
             "no {word:?} in the last line of:\n{text}"
         );
     }
-    assert!(
-        !has_program(lab.dispatcher()).unwrap(),
-        "a program is attached"
-    );
+    ensure_detached(lab.dispatcher()).unwrap();
 }
 
 #[track_caller]

@@ -200,13 +200,14 @@ fn rubbish_is_dropped_and_counted_and_hurts_nobody() {
 }
 
 fn counter(daemon: &Daemon, reason: DropReason) -> u64 {
-    daemon.counter(reason.counter()).unwrap()
+    daemon.status().dropped(reason)
 }
 
 fn drops(daemon: &Daemon) -> u64 {
+    let status = daemon.status();
     DropReason::ALL
         .iter()
-        .map(|reason| counter(daemon, *reason))
+        .map(|reason| status.dropped(*reason))
         .sum()
 }
 

@@ -59,7 +59,10 @@ fn the_flags_decide_what_a_segment_to_a_service_is() {
             let frame = packet.payload(b"data").build();
             let outcome = program.run(&frame);
             assert_eq!(outcome.verdict(), verdict, "{sentence} over {family:?}");
-            assert_eq!(outcome.frame, frame, "{sentence} over {family:?}: untouched");
+            assert_eq!(
+                outcome.frame, frame,
+                "{sentence} over {family:?}: untouched"
+            );
         }
     }
     assert_eq!(program.events(), []);
@@ -72,11 +75,27 @@ fn a_service_is_an_address_and_a_port() {
     let rows = [
         ("one service", VIP_ONE, Verdict::Punted),
         ("another service", VIP_TWO, Verdict::Punted),
-        ("another port of a service's address", VIP_ONE.at(22), Verdict::Passed),
-        ("the port of another service", VIP_ONE.at(VIP_TWO.port), Verdict::Passed),
-        ("port 0, which marks the address", VIP_ONE.at(0), NOT_A_SERVICE_PORT),
+        (
+            "another port of a service's address",
+            VIP_ONE.at(22),
+            Verdict::Passed,
+        ),
+        (
+            "the port of another service",
+            VIP_ONE.at(VIP_TWO.port),
+            Verdict::Passed,
+        ),
+        (
+            "port 0, which marks the address",
+            VIP_ONE.at(0),
+            NOT_A_SERVICE_PORT,
+        ),
         ("no service at all", STRANGER, Verdict::Passed),
-        ("no service, a service's port", STRANGER.at(VIP_ONE.port), Verdict::Passed),
+        (
+            "no service, a service's port",
+            STRANGER.at(VIP_ONE.port),
+            Verdict::Passed,
+        ),
     ];
     for family in FAMILIES {
         for (sentence, dst, verdict) in rows {

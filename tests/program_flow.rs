@@ -11,8 +11,8 @@
 use dispatcher_common::link::NextHop;
 use dispatcher_common::verdict::DropReason;
 use dispatcher_tests::packet::{
-    ACK, BACKEND_ONE, BACKEND_TWO, CLIENT_ONE, DISPATCHER_MAC, FAMILIES, Family, Host, Packet,
-    SYN, TcpFlags, VIP_ONE, patched, verify,
+    ACK, BACKEND_ONE, BACKEND_TWO, CLIENT_ONE, DISPATCHER_MAC, FAMILIES, Family, Host, Packet, SYN,
+    TcpFlags, VIP_ONE, patched, verify,
 };
 use dispatcher_tests::program::{
     Action, BACKEND, ELSEWHERE, GENERATION, INGRESS, Program, Sizes, TICKS, Verdict, spec, way_to,
@@ -85,7 +85,11 @@ fn bytes_after_the_packet_stay() {
     let outcome = program.run(&frame);
     assert_eq!(outcome.verdict(), REDIRECTED);
     assert_eq!(&outcome.frame[54..], b"padded");
-    assert_eq!(program.backend(BACKEND).bytes_in, 40, "padding is no traffic");
+    assert_eq!(
+        program.backend(BACKEND).bytes_in,
+        40,
+        "padding is no traffic"
+    );
 }
 
 #[test]
@@ -159,7 +163,11 @@ fn what_does_not_fit_the_link_is_handed_to_the_host() {
                 Packet::tcp(src, dst).over(family).vlan(9).payload(&payload)
             };
             let outcome = program.run(&sized(1500).build());
-            assert_eq!(outcome.verdict(), REDIRECTED, "1500 bytes fit an MTU of 1500");
+            assert_eq!(
+                outcome.verdict(),
+                REDIRECTED,
+                "1500 bytes fit an MTU of 1500"
+            );
             assert_handed_to_host(&mut program, &sized(1501), direction);
         }
     }
@@ -182,7 +190,11 @@ fn nothing_known_and_nothing_found_is_left_to_the_host() {
         for direction in [FORWARD, REPLY] {
             assert_handed_to_host(&mut program, &data(family, direction), direction);
             let entry = program.entry(&data(family, direction).key());
-            assert_eq!(entry.next_hop, NextHop::UNKNOWN, "so the next packet asks again");
+            assert_eq!(
+                entry.next_hop,
+                NextHop::UNKNOWN,
+                "so the next packet asks again"
+            );
         }
     }
 }
@@ -222,13 +234,20 @@ mod routed {
     fn with_routes(mtu: u16) -> (Program, u32) {
         let program = Program::load();
         ip("link add way type veth peer name far");
-        ip(&format!("link set way mtu {mtu} address 02:00:00:00:00:aa up"));
+        ip(&format!(
+            "link set way mtu {mtu} address 02:00:00:00:00:aa up"
+        ));
         ip("link set far up");
         ip("addr add 10.0.0.1/24 dev way");
         ip("addr add 2001:db8:b::1/64 dev way nodad");
         ip("route add default via 10.0.0.254");
         ip("route add default via 2001:db8:b::fe dev way");
-        for neighbour in ["10.0.0.254", "10.0.0.11", "2001:db8:b::fe", "2001:db8:b::11"] {
+        for neighbour in [
+            "10.0.0.254",
+            "10.0.0.11",
+            "2001:db8:b::fe",
+            "2001:db8:b::11",
+        ] {
             let entry = format!("neigh add {neighbour} lladdr 02:00:00:00:00:ee dev way");
             ip(&format!("{entry} nud permanent"));
         }
@@ -301,7 +320,10 @@ mod routed {
             add_flow(&mut program, family, |hop| *hop = NextHop::UNKNOWN);
             let (verdict, hop) = learned(&mut program, family, FORWARD);
             assert_eq!(verdict, Verdict::HandedToHost);
-            assert_eq!((hop.ifindex, hop.generation), (NextHop::HOST_STACK, GENERATION));
+            assert_eq!(
+                (hop.ifindex, hop.generation),
+                (NextHop::HOST_STACK, GENERATION)
+            );
         }
     }
 
@@ -328,7 +350,9 @@ mod routed {
         program.link(way, 0, 0);
         for (kind, n) in [("blackhole", 1), ("unreachable", 2), ("prohibit", 3)] {
             ip(&format!("route replace {kind} 10.0.0.11/32"));
-            ip(&format!("-6 route replace {kind} 2001:db8:b::11/128 metric {n}"));
+            ip(&format!(
+                "-6 route replace {kind} 2001:db8:b::11/128 metric {n}"
+            ));
             for family in FAMILIES {
                 add_flow(&mut program, family, |hop| hop.generation = 0);
                 let (verdict, hop) = learned(&mut program, family, FORWARD);
@@ -367,7 +391,11 @@ fn packets_and_bytes_are_counted_for_the_flow_and_for_the_back_end() {
         let entry = program.entry(&forward.key());
         assert_eq!((entry.packets, entry.bytes), (3, 3 * each));
         let entry = program.entry(&data(family, REPLY).key());
-        assert_eq!((entry.packets, entry.bytes), (1, each), "a tag does not count");
+        assert_eq!(
+            (entry.packets, entry.bytes),
+            (1, each),
+            "a tag does not count"
+        );
         let now = program.backend(BACKEND);
         assert_eq!(now.packets_in - was.packets_in, 3);
         assert_eq!(now.bytes_in - was.bytes_in, 3 * each);
@@ -381,9 +409,8 @@ fn packets_and_bytes_are_counted_for_the_flow_and_for_the_back_end() {
 fn each_direction_is_stamped_with_the_tick_of_its_last_packet() {
     let mut program = with_flow(Family::V4, |_| {});
     let (forward, reply) = (data(Family::V4, FORWARD), data(Family::V4, REPLY));
-    let seen = |program: &Program| {
-        [&forward, &reply].map(|packet| program.entry(&packet.key()).last_seen)
-    };
+    let seen =
+        |program: &Program| [&forward, &reply].map(|packet| program.entry(&packet.key()).last_seen);
     assert_eq!(seen(&program), [TICKS, TICKS], "as installed");
     program.control(|control| control.ticks = TICKS + 5);
     program.run(&forward.build());
@@ -399,7 +426,12 @@ fn many_flows_each_go_to_their_own_back_end_and_none_is_evicted() {
         flows: 1024,
         ..Sizes::default()
     });
-    let flow = |n: u16| (CLIENT_ONE.at(10_000 + n), [BACKEND_ONE, BACKEND_TWO][n as usize % 2]);
+    let flow = |n: u16| {
+        (
+            CLIENT_ONE.at(10_000 + n),
+            [BACKEND_ONE, BACKEND_TWO][n as usize % 2],
+        )
+    };
     let install = |program: &mut Program, n: u16| {
         let family = FAMILIES[usize::from(n / 2) % 2];
         let (client, backend) = flow(n);

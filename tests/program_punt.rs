@@ -61,7 +61,10 @@ fn a_socket_beyond_the_queues_of_the_link_is_not_used() {
 fn while_no_daemon_runs_unattended_decides() {
     let mut program = Program::load();
     for family in FAMILIES {
-        let request = Packet::tcp(CLIENT_ONE, VIP_ONE).over(family).flags(SYN).build();
+        let request = Packet::tcp(CLIENT_ONE, VIP_ONE)
+            .over(family)
+            .flags(SYN)
+            .build();
         for (queues, why) in [(0, "no socket was announced"), (1, "the socket has gone")] {
             program.link(1, 0, queues);
             program.control(|control| control.unattended = UNATTENDED_DROP);

@@ -169,7 +169,8 @@ fn man() -> anyhow::Result<ExitCode> {
     root.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(root.clone()).render(&mut page)?;
-    let mut page = String::from_utf8(page)?;
+    // clap_mangen names a page for each command; they are sections of this one.
+    let mut page = String::from_utf8(page)?.replace("dispatcher\\-", "dispatcher ");
     for command in root.get_subcommands() {
         let name = command.get_name().to_uppercase();
         let about = command

@@ -2,7 +2,11 @@
 //! measured here: a scrape shows the [`Status`] of its moment, and the waiting times recorded since
 //! the start.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -141,7 +145,7 @@ impl QueueWait {
 /// What outlives a scrape: the histograms.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
-    recorder: std::sync::Arc<PrometheusRecorder>,
+    recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
 }
 
@@ -158,7 +162,7 @@ impl Telemetry {
         QUEUE_WAIT.describe(&recorder);
         let handle = recorder.handle();
         Ok(Self {
-            recorder: std::sync::Arc::new(recorder),
+            recorder: Arc::new(recorder),
             handle,
         })
     }

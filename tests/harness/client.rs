@@ -45,10 +45,18 @@ pub fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Fetches `/` over a connection of its own and returns the whole answer.
 pub fn fetch(to: SocketAddr) -> io::Result<String> {
-    let mut stream = connect(to)?;
+    fetch_within(to, CLIENT_PATIENCE)
+}
+
+/// As [`fetch`], for one that will not wait so long; an answer cut short is an error.
+pub fn fetch_within(to: SocketAddr, patience: Duration) -> io::Result<String> {
+    let mut stream = connect_within(to, patience)?;
     get(&mut stream, "/", false)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(answer)
 }
 

@@ -70,6 +70,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its ceiling: fixed, or where it starts and the most it becomes.
     pub ceiling: u32,
+    /// What it is capable of; above the ceiling.
+    pub capacity: u32,
 }
 
 impl Config {
@@ -134,6 +136,7 @@ impl Service {
             name: format!("web-{i}"),
             address: node.at(family, BACKEND_PORT),
             ceiling,
+            capacity: 2 * ceiling,
         });
         Self {
             name: "web".to_owned(),
@@ -166,7 +169,7 @@ impl Service {
             self.handshake_timeout
         )?;
         for backend in &self.backends {
-            let (ceiling, capacity) = (backend.ceiling, 2 * backend.ceiling);
+            let (ceiling, capacity) = (backend.ceiling, backend.capacity);
             writeln!(toml, "\n[[service.backend]]")?;
             writeln!(toml, "name     = {:?}", backend.name)?;
             writeln!(toml, "address  = \"{}\"", backend.address)?;

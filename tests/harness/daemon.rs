@@ -234,26 +234,6 @@ impl<'lab> Daemon<'lab> {
         Ok(samples.sum())
     }
 
-    /// A slot of the pinned `COUNTERS` map, summed over processors.
-    pub fn counter(&self, index: u32) -> Result<u64> {
-        let pin = self.files.pin_path.join("COUNTERS");
-        let dump = [
-            "bpftool",
-            "-j",
-            "map",
-            "dump",
-            "pinned",
-            &pin.to_string_lossy(),
-        ];
-        let dump: Value = serde_json::from_str(&self.namespace.run(&dump)?)?;
-        let slots = dump.as_array().context("a map dump is a list")?;
-        let formatted = slots.iter().map(|slot| &slot["formatted"]);
-        let mut slot = formatted.filter(|slot| slot["key"] == index);
-        let values = slot.next().and_then(|slot| slot["values"].as_array());
-        let values = values.with_context(|| format!("no counter {index} in {dump}"))?;
-        Ok(values.iter().filter_map(|cpu| cpu["value"].as_u64()).sum())
-    }
-
     /// Asks it to end (SIGTERM) and waits.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.end(Signal::SIGTERM)
@@ -304,11 +284,7 @@ impl<'lab> Daemon<'lab> {
         self.unload()?;
         let pins = &self.files.pin_path;
         ensure!(!pins.exists(), "{} is left after unload", pins.display());
-        ensure!(
-            !has_program(self.namespace)?,
-            "a program is still attached after unload"
-        );
-        Ok(())
+        ensure_detached(self.namespace)
     }
 }
 
@@ -323,6 +299,17 @@ impl Drop for Daemon<'_> {
             eprintln!("--- log of the daemon ---\n{}---", self.log());
         }
     }
+}
+
+/// Fails if an interface in there still has an XDP program after a while: the kernel detaches one
+/// a moment after its last reference is gone, not at once.
+pub fn ensure_detached(namespace: &Namespace) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while has_program(namespace)? {
+        ensure!(Instant::now() < end, "a program is still attached");
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 /// Whether an interface in there has an XDP program.

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dispatcher_common::addr::{Addr, Mac, Port};
 use dispatcher_common::flow::FlowKey;
 use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header,
-    LinkExtSlice, NetSlice, SingleVlanHeader, SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
-    VlanId, VlanPcp,
+    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel,
+    Ipv6Header, LinkExtSlice, NetSlice, SingleVlanHeader, SlicedPacket, TcpHeader, TransportSlice,
+    UdpHeader, VlanId, VlanPcp,
 };
 
 pub use dispatcher_common::header::TcpFlags;
@@ -375,12 +375,9 @@ impl Packet {
             IpNumber::TCP => self.tcp_header().to_bytes().to_vec(),
             IpNumber::UDP => {
                 let udp = match self.family {
-                    Family::V4 => UdpHeader::with_ipv4_checksum(
-                        src,
-                        dst,
-                        &self.v4_header(),
-                        &self.payload,
-                    ),
+                    Family::V4 => {
+                        UdpHeader::with_ipv4_checksum(src, dst, &self.v4_header(), &self.payload)
+                    }
                     Family::V6 => UdpHeader::without_ipv4_checksum(src, dst, self.payload.len()),
                 };
                 udp.unwrap().to_bytes().to_vec()
@@ -480,7 +477,12 @@ pub fn verify(frame: &[u8]) -> Result<Seen, String> {
             let ip = ip.header().to_header();
             same("IPv4", ip.header_checksum, ip.calc_header_checksum())?;
             let sum = tcp.calc_checksum_ipv4(ip.source, ip.destination);
-            (ip.source.into(), ip.destination.into(), ip.time_to_live, sum)
+            (
+                ip.source.into(),
+                ip.destination.into(),
+                ip.time_to_live,
+                sum,
+            )
         }
         Some(NetSlice::Ipv6(ip)) => {
             let ip = ip.header().to_header();
@@ -512,6 +514,8 @@ fn same(what: &str, found: u16, expected: u16) -> Result<(), String> {
     if found == expected {
         Ok(())
     } else {
-        Err(format!("{what} checksum is {found:#06x}, not {expected:#06x}"))
+        Err(format!(
+            "{what} checksum is {found:#06x}, not {expected:#06x}"
+        ))
     }
 }

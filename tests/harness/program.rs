@@ -7,7 +7,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use dispatcher_common::control::{Control, LAYOUT, UNATTENDED_DROP};
@@ -124,6 +124,8 @@ pub struct Program {
     counters: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
     counted: Vec<u64>,
+    /// What the kernel says of `FLOWS`.
+    pub flows_info: MapInfo,
     /// Where frames come in: an interface of the private namespace, and its receive queue.
     pub ingress: (u32, u32),
 }
@@ -141,7 +143,12 @@ impl Program {
     pub fn of(sizes: Sizes) -> Self {
         enter_private_network();
         let mut ebpf = load(sizes);
+        let Some(Map::HashMap(flows)) = ebpf.map(maps::FLOWS.name) else {
+            panic!("FLOWS is a hash map");
+        };
+        let flows_info = flows.info().expect("root sees every map");
         let mut program = Self {
+            flows_info,
             flows: take(&mut ebpf, maps::FLOWS.name),
             services: take(&mut ebpf, maps::SERVICES.name),
             links: take(&mut ebpf, maps::LINKS.name),
@@ -313,7 +320,7 @@ impl Program {
     }
 }
 
-fn take<M: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &str) -> M
+fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> M
 where
     M::Error: std::fmt::Debug,
 {
@@ -453,7 +460,11 @@ impl PuntSocket {
                 size_of_val(&entries) as libc::socklen_t,
             )
         };
-        assert!(failed == 0, "XDP_RX_RING: {}", std::io::Error::last_os_error());
+        assert!(
+            failed == 0,
+            "XDP_RX_RING: {}",
+            std::io::Error::last_os_error()
+        );
         Self(fd)
     }
 }

@@ -5,12 +5,14 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::netns::Namespace;
 
-/// Time between two looks.
+/// Time between two looks, at least.
 const INTERVAL: Duration = Duration::from_millis(2);
+/// How many times longer it rests than it looks: a long table must not cost a processor.
+const REST: u32 = 15;
 /// `TCP_ESTABLISHED` as `/proc/net/tcp` prints it.
 const ESTABLISHED: &str = "01";
 
@@ -33,10 +35,11 @@ impl Sampler {
         let (stopped, current, maximum) = (Arc::clone(&stop), Arc::clone(&now), Arc::clone(&most));
         let looker = namespace.spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
+                let begin = Instant::now();
                 let count = established(port);
                 current.store(count, Ordering::Relaxed);
                 maximum.fetch_max(count, Ordering::Relaxed);
-                std::thread::sleep(INTERVAL);
+                std::thread::sleep(INTERVAL.max(REST * begin.elapsed()));
             }
         });
         Self {

@@ -88,10 +88,17 @@ impl Server {
         port: u16,
         talk: impl Fn(&mut TcpStream, &Count) -> io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
+        namespace.enter(|| Self::here(port, talk))
+    }
+
+    /// As [`Self::start`], in the network of the calling thread.
+    pub fn here(
+        port: u16,
+        talk: impl Fn(&mut TcpStream, &Count) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = namespace
-            .enter(|| TcpListener::bind(any))
-            .with_context(|| format!("cannot listen at port {port}"))?;
+        let listener =
+            TcpListener::bind(any).with_context(|| format!("cannot listen at port {port}"))?;
         let listener = Arc::new(listener);
         let count = Arc::new(Count::default());
         let acceptor = {

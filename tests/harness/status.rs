@@ -1,5 +1,6 @@
 //! What the daemon says of itself, with the ways to it that tests need.
 
+use dispatcher_common::verdict::DropReason;
 use serde_json::Value;
 
 /// What `status --json` says, with the ways to it that tests need.
@@ -22,6 +23,31 @@ impl Status {
     #[must_use]
     pub fn queued(&self) -> u64 {
         self.number("/services/0/queue/depth")
+    }
+
+    /// Requests of the first service that may wait.
+    #[must_use]
+    pub fn queue_capacity(&self) -> u64 {
+        self.number("/services/0/queue/capacity")
+    }
+
+    /// How long requests waited: `p50`, `p99` or `max`; `None` while none has.
+    #[must_use]
+    pub fn wait_ms(&self, which: &str) -> Option<u64> {
+        let pointer = format!("/services/0/queue/wait_ms/{which}");
+        self.0.pointer(&pointer).and_then(Value::as_u64)
+    }
+
+    /// Frames dropped for this reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.number(&format!("/dropped/{}", reason.label()))
+    }
+
+    /// Frames of the AF_XDP sockets that are being received or sent.
+    #[must_use]
+    pub fn frames_in_flight(&self) -> u64 {
+        self.number("/frames/in_flight")
     }
 
     /// A counter of the first service's requests: `admitted`, `refused` and so on.
@@ -48,10 +74,15 @@ impl Status {
             .sum()
     }
 
-    /// Whether nothing is going on: no flow, no connection, nobody waiting.
+    /// Whether nothing is going on: no flow, no connection, nobody waiting, every frame home.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.flows() == 0 && self.active() == 0 && self.queued() == 0
+        [
+            self.flows(),
+            self.active(),
+            self.queued(),
+            self.frames_in_flight(),
+        ] == [0; 4]
     }
 
     /// Panics unless every request received is accounted for exactly once.

@@ -26,12 +26,12 @@ const ANSWER_BYTES_MAX: usize = 512 << 20;
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody listens, or the socket may not be used.
-    #[error("no daemon answers at {}: {}; {}", .socket.display(), plain(.source), hint(.source))]
+    #[error("no daemon answers at {}: {}; {}", .socket.display(), plain(.cause), hint(.cause))]
     NoDaemon {
         /// The socket.
         socket: PathBuf,
-        /// What the system said; told in the message.
-        source: io::Error,
+        /// What the system said.
+        cause: io::Error,
     },
     /// Connected, but no proper answer came.
     #[error("the daemon at {} did not answer properly: {reason}", .socket.display())]
@@ -147,9 +147,9 @@ impl Client {
         let stream =
             UnixStream::connect(&self.socket)
                 .await
-                .map_err(|source| ClientError::NoDaemon {
+                .map_err(|cause| ClientError::NoDaemon {
                     socket: self.socket.clone(),
-                    source,
+                    cause,
                 })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

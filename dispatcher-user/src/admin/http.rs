@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 /// Most connections of one listener at once; more wait in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Most bytes of a request's head; a longer one is answered 431.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Most header fields of a request; more are answered 431.

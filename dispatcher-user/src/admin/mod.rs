@@ -6,6 +6,10 @@ mod http;
 mod server;
 mod socket;
 mod tables;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -28,8 +28,10 @@ impl AdminServer {
     /// Binds to `socket` with mode 0660; a stale file is replaced.
     ///
     /// # Errors
-    /// A daemon answers there already, the file is no socket, or the system refuses. Panics
-    /// outside a tokio runtime.
+    /// A daemon answers there already, the file is no socket, or the system refuses.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn bind(socket: &Path) -> anyhow::Result<Self> {
         let (listener, file) = listen_at(socket)?;
         Ok(Self {

@@ -5,12 +5,13 @@ use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod};
 use tokio::net::UnixListener;
@@ -84,14 +85,21 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     if !file.file_type().is_socket() {
         bail!("admin socket {shown} exists and is no socket; remove it or configure another path");
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
+    match probed(path) {
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path)
             .with_context(|| format!("cannot remove stale admin socket {shown}")),
+        Ok(()) | Err(Errno::EAGAIN) => {
+            bail!("another daemon answers at {shown}; stop it or configure another admin.socket")
+        }
         Err(error) => {
             Err(error).with_context(|| format!("cannot tell whether a daemon answers at {shown}"))
         }
-        Ok(_) => {
-            bail!("another daemon answers at {shown}; stop it or configure another admin.socket")
-        }
     }
+}
+
+/// Connects without waiting: a daemon whose backlog is full is a daemon too, by `EAGAIN`.
+fn probed(path: &Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(probe.as_raw_fd(), &UnixAddr::new(path)?)
 }

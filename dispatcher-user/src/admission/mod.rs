@@ -116,34 +116,36 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     pub fn handle_timeout(&mut self, now: Time) {
         for _ in 0..TIMEOUT_STEPS_MAX {
             match self.timers.step(now) {
-                Step::Fired(owner) => match owner.kind() {
-                    OwnerKind::Request(index) => self.request_due(now, index),
-                    OwnerKind::Flow(index) => self.flow_due(now, index),
-                },
+                Step::Fired(owner) => {
+                    match owner.kind() {
+                        OwnerKind::Request(index) => self.request_due(now, index),
+                        OwnerKind::Flow(index) => self.flow_due(now, index),
+                    }
+                    self.settle(now);
+                }
                 Step::Moved => {}
                 Step::Idle => break,
             }
-            self.settle(now);
         }
     }
 
     /// Releases what may be released, at the end of every input. Services that the full flow table
-    /// held up have their turn, the longest held up first, as soon as it has room.
+    /// held up have their turn as soon as it has room, the longest held up first.
     fn settle(&mut self, now: Time) {
         loop {
             while let Some(service) = self.ready.pop_front() {
                 self.release(now, service);
             }
-            if self.flows.is_full() {
+            if self.starved.is_empty() || !self.has_room(now) {
                 return;
             }
-            let Some(service) = self.starved.pop_front() else {
+            let Some(id) = self.starved.pop_front() else {
                 return;
             };
-            if let Some(starved) = self.services.get_mut(service.0) {
-                starved.starved = false;
+            if let Some(service) = self.services.get_mut(id.0) {
+                service.starved = false;
             }
-            self.ready.push_back(service);
+            self.ready.push_back(id);
         }
     }
 

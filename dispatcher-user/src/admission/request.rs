@@ -270,19 +270,26 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
     }
 
-    /// Sees to a free place in the flow table: a flow that ended gives its own up early, but not
-    /// while its last packets are in flight.
+    /// The flow that may give up its place in the table: the one that ended first, but not while
+    /// its last packets are in flight.
+    fn reclaimable(&self, now: Time) -> Option<u32> {
+        let index = self.flows.lingered_longest()?;
+        (now.since(self.flows.at(index).changed_at) >= RECLAIM_AFTER).then_some(index)
+    }
+
+    /// Whether the flow table has a place, or can have.
+    pub(super) fn has_room(&self, now: Time) -> bool {
+        !self.flows.is_full() || self.reclaimable(now).is_some()
+    }
+
+    /// Sees to a free place in the flow table.
     fn make_room(&mut self, now: Time) -> bool {
-        if !self.flows.is_full() {
-            return true;
+        if self.flows.is_full()
+            && let Some(index) = self.reclaimable(now)
+        {
+            self.remove_flow_at(index, RemoveReason::Reclaimed);
         }
-        match self.flows.lingered_longest() {
-            Some(index) if now.since(self.flows.at(index).changed_at) >= RECLAIM_AFTER => {
-                self.remove_flow_at(index, RemoveReason::Reclaimed);
-                true
-            }
-            _ => false,
-        }
+        !self.flows.is_full()
     }
 
     /// Notes that a service could release a request if the flow table had room.

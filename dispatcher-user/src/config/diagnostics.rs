@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -84,16 +85,23 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     Ok(bytes)
 }
 
+/// Most problems told of one file; the rest are counted.
+const PROBLEMS_MAX: usize = 100;
+
 /// Collects problems while a text is read.
 pub(super) struct Diagnostics<'a> {
     text: &'a str,
+    /// Byte offsets.
+    line_starts: Vec<usize>,
     found: RefCell<Vec<(usize, String)>>,
 }
 
 impl<'a> Diagnostics<'a> {
     pub(super) fn new(text: &'a str) -> Self {
+        let newlines = text.match_indices('\n').map(|(at, _)| at + 1);
         Self {
             text,
+            line_starts: iter::once(0).chain(newlines).collect(),
             found: RefCell::default(),
         }
     }
@@ -103,20 +111,28 @@ impl<'a> Diagnostics<'a> {
         self.found.borrow_mut().push((at, message));
     }
 
-    /// Line and column, from 1, of a byte offset.
-    pub(super) fn position(&self, at: usize) -> (usize, usize) {
-        let before = String::from_utf8_lossy(&self.text.as_bytes()[..at.min(self.text.len())]);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (
-            before.matches('\n').count() + 1,
-            before[line_start..].chars().count() + 1,
-        )
+    /// Line, from 1, of a byte offset.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= at)
     }
 
-    /// All that was noted, in the order of the text.
+    /// Line and column, from 1, of a byte offset.
+    pub(super) fn position(&self, at: usize) -> (usize, usize) {
+        let line = self.line(at);
+        let at = at.min(self.text.len());
+        let before = &self.text.as_bytes()[self.line_starts[line - 1]..at];
+        (line, String::from_utf8_lossy(before).chars().count() + 1)
+    }
+
+    /// What was noted, in the order of the text.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut found = self.found.take();
         found.sort_by_key(|(at, _)| *at);
+        if let Some(more @ 1..) = found.len().checked_sub(PROBLEMS_MAX) {
+            found.truncate(PROBLEMS_MAX);
+            let last = found.last().map_or(0, |(at, _)| *at);
+            found.push((last, format!("{more} more problems after this one")));
+        }
         found
             .into_iter()
             .map(|(at, message)| {

@@ -1,10 +1,13 @@
-//! The configuration: what the file means, validated, with units and defaults. The file is read in
-//! `load`, its syntax in `reader`, its sections in `sections`; nothing here acts on it.
+//! The configuration: what the file means, validated, with units and defaults. Nothing here acts on
+//! it. The modules stand from the whole file down to its single values.
 
-mod diagnostics;
+mod sections;
+mod service;
+mod backend;
+mod identity;
 mod reader;
 mod scalar;
-mod sections;
+mod diagnostics;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,7 +27,8 @@ pub const BACKENDS_MAX: usize = maps::BACKENDS_MAX as usize;
 pub const INTERFACES_MAX: usize = 64;
 /// Most requests that wait for one service.
 pub const QUEUE_CAPACITY_MAX: u32 = 65_536;
-/// Most connections that the flow table can be made for: 1.8 GiB of kernel memory.
+/// Most connections that the flow table can be made for: 1.75 GiB of kernel memory, at 448 bytes
+/// each.
 pub const FLOW_CAPACITY_MAX: u32 = 4_194_304;
 /// Least capacity of a back-end: a ceiling of 1 must stay below it.
 pub const CAPACITY_MIN: u32 = 2;

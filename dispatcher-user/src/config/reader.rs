@@ -143,15 +143,16 @@ impl<'a> Table<'a> {
     }
 
     /// The tables of an array of them, such as `[[service]]`; `header` is how it is written.
-    pub(super) fn sections(&mut self, key: &'static str, header: &str) -> Vec<Self> {
+    /// Nothing if the key holds something else: noted.
+    pub(super) fn sections(&mut self, key: &'static str, header: &str) -> Option<Vec<Self>> {
         let Some(found) = self.get(key) else {
-            return Vec::new();
+            return Some(Vec::new());
         };
         let DeValue::Array(items) = found.get_ref() else {
             let what = describe(found.get_ref());
             let predicate = format!("is {what}; each begins with {header}");
             self.note(found.span().start, key, &predicate);
-            return Vec::new();
+            return None;
         };
         let mut tables = Vec::with_capacity(items.len());
         for item in items {
@@ -170,7 +171,7 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        tables
+        Some(tables)
     }
 
     /// Notes the keys that nobody asked for.

@@ -165,7 +165,7 @@ impl Engine {
                 admission::BackendState::Draining => BackendState::Draining,
                 admission::BackendState::Disabled => BackendState::Disabled,
             },
-            active: u64::from(view.active + view.half_open),
+            active: u64::from(view.active),
             half_open: u64::from(view.half_open),
             active_max: u64::from(view.active_max),
             ceiling: u64::from(view.ceiling),

@@ -47,6 +47,8 @@ fn a_selector_passes_over_the_few_it_is_told_to() {
 }
 
 proptest! {
+    #![proptest_config(super::seeded())]
+
     #[test]
     fn a_selector_is_a_set_that_is_gone_through_in_turn(
         steps in prop::collection::vec((0..POSITIONS_MAX, any::<bool>(), any::<bool>()), 1..200),

@@ -1,0 +1,147 @@
+//! The lab kept between commands, for trying things by hand.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use dispatcher_tests::config::Config;
+use dispatcher_tests::netns::{self, Namespace};
+use dispatcher_tests::server::Server;
+use dispatcher_tests::topology::{Family, Lab, Shape, Topology};
+use dispatcher_tests::xdp_pass::{BPF_FS, mount_bpf_fs};
+
+use crate::interrupt;
+use crate::workload::MODELS;
+
+/// What the names of the namespaces begin with.
+const PREFIX: &str = "dsplab";
+/// Where the example configuration and the daemon's socket are.
+const DIRECTORY: &str = "/run/dispatcher-lab";
+/// Name of the daemon's directory of pins.
+const PINS: &str = "dispatcher-lab";
+/// Connections that the example configuration lets each back-end have.
+const CEILING: u32 = 4;
+
+/// Makes the namespaces, writes an example configuration and says what to try.
+pub fn up(clients: u8, backends: u8, one_armed: bool, queues: u8) -> Result<()> {
+    ensure!(
+        !exists()?,
+        "the lab is up already; `dispatcher-lab down` removes it"
+    );
+    mount_bpf_fs()?;
+    let topology = Topology {
+        clients,
+        backends,
+        shape: if one_armed {
+            Shape::OneArmed
+        } else {
+            Shape::TwoArmed
+        },
+        vlan: None,
+        queues,
+    };
+    let mut lab = topology.up_as(PREFIX)?;
+    fs::create_dir_all(DIRECTORY).context("cannot make /run/dispatcher-lab")?;
+    let socket = Path::new(DIRECTORY).join("admin.sock");
+    let pins = Path::new(BPF_FS).join(PINS);
+    let config = Config::new(&lab, Family::V4, CEILING).to_toml(&socket, &pins);
+    let path = Path::new(DIRECTORY).join("dispatcher.toml");
+    fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+    lab.keep();
+    explain(&lab, &path, &socket);
+    Ok(())
+}
+
+fn explain(lab: &Lab, config: &Path, socket: &Path) {
+    let (config, socket) = (config.display(), socket.display());
+    for (role, nodes) in [("client", lab.clients()), ("backend", lab.backends())] {
+        for (node, i) in nodes.iter().zip(1..) {
+            println!(
+                "{role}-{i:<4} {:16} {}",
+                node.ip(Family::V4),
+                node.ip(Family::V6)
+            );
+        }
+    }
+    let (v4, v6) = (lab.vip(Family::V4), lab.vip(Family::V6));
+    println!("service    {v4:16} {v6}\n");
+    println!(
+        "Each of these in a terminal of its own:\n\
+         \n  dispatcher-lab exec backend-1 -- dispatcher-lab serve\
+         \n  dispatcher-lab exec dispatcher -- dispatcher run --config {config}\
+         \n  dispatcher-lab exec client -- curl http://{v4}/\
+         \n  dispatcher status --socket {socket}\
+         \n  bpftool map dump pinned {BPF_FS}/{PINS}/FLOWS\
+         \n  dispatcher-lab exec backend-1 -- tcpdump -ni eth0 tcp\n\n\
+         `dispatcher-lab down` removes it all."
+    );
+}
+
+fn exists() -> Result<bool> {
+    Ok(ours()?.next().is_some())
+}
+
+fn ours() -> Result<impl Iterator<Item = String>> {
+    let names = netns::names()?.into_iter();
+    Ok(names.filter(|name| {
+        name.strip_prefix(PREFIX)
+            .is_some_and(|rest| rest.starts_with('-'))
+    }))
+}
+
+/// Removes the namespaces, the pins and the files.
+pub fn down() -> Result<()> {
+    for name in ours()? {
+        let pids = Command::new("ip").args(["netns", "pids", &name]).output()?;
+        let pids = String::from_utf8_lossy(&pids.stdout);
+        let pids: Vec<_> = pids.split_whitespace().collect();
+        if !pids.is_empty() {
+            eprintln!(
+                "still running in {name}, to be ended by you: {}",
+                pids.join(" ")
+            );
+        }
+    }
+    Lab::remove(PREFIX)?;
+    for path in [Path::new(BPF_FS).join(PINS), DIRECTORY.into()] {
+        if path.exists() {
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Becomes the command, inside the namespace.
+pub fn exec(place: &str, command: &[OsString]) -> Result<()> {
+    let role = if place == "client" { "client-1" } else { place };
+    let namespace = Namespace::open(&format!("{PREFIX}-{role}"))
+        .with_context(|| format!("no place {place:?} in the lab; is it up?"))?;
+    let [program, arguments @ ..] = command else {
+        anyhow::bail!("no command given");
+    };
+    let error = namespace.command(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// Answers HTTP, where it was started, until a signal comes.
+pub fn serve(port: u16) -> Result<()> {
+    interrupt::catch()?;
+    let model = MODELS[0];
+    let server = Server::here(port, model.serve())?;
+    println!(
+        "answering at port {port} as the demonstration's {} back-end does",
+        model.name
+    );
+    while interrupt::sleep_until(Instant::now() + Duration::from_secs(60)) {}
+    println!(
+        "{} connections, at most {} at once",
+        server.count().peers().len(),
+        server.count().most()
+    );
+    Ok(())
+}
