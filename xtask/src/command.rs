@@ -90,6 +90,14 @@ fn quoted(word: &OsStr) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.into_owned()
+    } else if word.contains(char::is_control) {
+        // Bash's form, which escapes what a terminal would not show.
+        let escaped = word.chars().map(|c| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+            c => c.to_string(),
+        });
+        format!("$'{}'", escaped.collect::<String>())
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
@@ -109,6 +117,14 @@ mod tests {
         assert_eq!(
             describe(&command),
             r"RUSTFLAGS='-C debuginfo=2' cargo test 'it'\''s' ''"
+        );
+    }
+
+    #[test]
+    fn what_a_terminal_would_not_show_is_escaped() {
+        assert_eq!(
+            quoted(OsStr::new("-C\u{1f}debuginfo=2")),
+            r"$'-C\x1fdebuginfo=2'"
         );
     }
 
