@@ -50,7 +50,7 @@ pub(super) struct KeyIndex {
 impl KeyIndex {
     /// Most bytes that one key costs: just after the table has doubled it is three eighths full.
     #[cfg(test)]
-    pub(super) const BYTES_PER_KEY_MAX: usize = (8 * size_of::<u64>()).div_ceil(3);
+    pub(super) const BYTES_PER_KEY_MAX: usize = (size_of::<u64>() << 3).div_ceil(3);
 
     /// Most keys for which memory is set aside ahead; not touched before it is used.
     const RESERVED_MAX: usize = 1 << 21;

@@ -7,6 +7,7 @@ mod changes;
 mod wheel;
 mod model;
 mod histories;
+mod properties;
 
 use core::hash::BuildHasherDefault;
 use core::net::Ipv4Addr;
@@ -167,12 +168,12 @@ impl Bench {
         let commands = core::iter::from_fn(|| self.admission.poll_command()).collect::<Vec<_>>();
         commands
             .into_iter()
-            .map(|command| self.tell(command))
+            .map(|command| self.tell(&command))
             .collect()
     }
 
-    fn tell(&mut self, command: Command<Ask>) -> String {
-        match command {
+    fn tell(&mut self, command: &Command<Ask>) -> String {
+        match *command {
             Command::Admit {
                 flow,
                 backend,

@@ -1,0 +1,384 @@
+//! What always holds, whatever happens: services and back-ends come and go, installs fail, timeouts
+//! are handled late. No reference here, only what follows from the commands themselves.
+
+use core::hash::{BuildHasher, Hasher as _};
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SERVICES: usize = 2;
+const FLOW_CAPACITY: u32 = 6;
+
+/// Hashes differently for each seed; nothing that is decided may depend on it.
+#[derive(Clone)]
+struct Seeded(u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
+/// What happens. Numbers pick one of what there is, modulo how many there are.
+#[derive(Clone, Debug)]
+enum Happening {
+    Syn(usize, u8, u32),
+    Phase(usize, Phase),
+    InstallFailed(usize, InstallFailure),
+    LastSeen(usize, u64),
+    Missing(usize),
+    RemoveFlow(usize),
+    Ceiling(usize, u32),
+    State(usize, BackendState),
+    AddBackend(usize, u32),
+    RemoveBackend(usize),
+    UpdateService(usize, ServiceSettings),
+    ReplaceService(usize),
+    Pass(u64),
+}
+
+fn settings() -> impl Strategy<Value = ServiceSettings> {
+    (0..6u32, 1..8000u64, any::<bool>(), 0..3u32).prop_map(
+        |(queue_capacity, timeout, refuse, per_source)| ServiceSettings {
+            queue_capacity,
+            queue_timeout: Duration::from_millis(timeout),
+            overflow: if refuse {
+                Overflow::Refuse
+            } else {
+                Overflow::Drop
+            },
+            per_source,
+            ..SETTINGS
+        },
+    )
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    use Happening as H;
+    let phase = prop::sample::select(vec![ESTABLISHED, CLOSING, ENDED, ENDED, RESET]);
+    let failure = prop::sample::select(vec![InstallFailure::Collision, InstallFailure::TableFull]);
+    let state = prop::sample::select(vec![
+        BackendState::Up,
+        BackendState::Up,
+        BackendState::Down,
+        BackendState::Draining,
+        BackendState::Disabled,
+    ]);
+    let which = any::<usize>();
+    let happening = prop_oneof![
+        40 => (which, 0..12u8, 1..3u32).prop_map(|(s, client, isn)| H::Syn(s, client, isn)),
+        20 => (which, phase).prop_map(|(flow, phase)| H::Phase(flow, phase)),
+        5 => (which, failure).prop_map(|(flow, failure)| H::InstallFailed(flow, failure)),
+        3 => (which, 0..400_000u64).prop_map(|(flow, ago)| H::LastSeen(flow, ago)),
+        1 => which.prop_map(H::Missing),
+        1 => which.prop_map(H::RemoveFlow),
+        5 => (which, 0..4u32).prop_map(|(backend, ceiling)| H::Ceiling(backend, ceiling)),
+        4 => (which, state).prop_map(|(backend, state)| H::State(backend, state)),
+        2 => (which, 0..3u32).prop_map(|(service, ceiling)| H::AddBackend(service, ceiling)),
+        2 => which.prop_map(H::RemoveBackend),
+        2 => (which, settings()).prop_map(|(service, new)| H::UpdateService(service, new)),
+        1 => which.prop_map(H::ReplaceService),
+        10 => (0..5000u64).prop_map(H::Pass),
+        2 => (0..400_000u64).prop_map(H::Pass),
+    ];
+    prop::collection::vec(happening, 1..250)
+}
+
+/// The state machine, and what a caller can know of it.
+struct World {
+    admission: Admission<u64, Seeded>,
+    services: [ServiceId; SERVICES],
+    now: u64,
+    /// Flows that were admitted and not removed.
+    live: BTreeMap<FlowId, FlowKey>,
+    /// Requests that were handed in and not given back.
+    held: BTreeSet<u64>,
+    requests: u64,
+    history: String,
+}
+
+fn pick<T: Copy>(which: usize, from: &[T]) -> Option<T> {
+    from.get(which.checked_rem(from.len())?).copied()
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut admission = Admission::new(FLOW_CAPACITY, Seeded(seed));
+        let services = core::array::from_fn(|_| admission.add_service(SETTINGS).unwrap());
+        let mut world = Self {
+            admission,
+            services,
+            now: 0,
+            live: BTreeMap::new(),
+            held: BTreeSet::new(),
+            requests: 0,
+            history: String::new(),
+        };
+        for service in 0..SERVICES {
+            world.happen(&Happening::AddBackend(service, 1));
+            world.happen(&Happening::AddBackend(service, 2));
+        }
+        world
+    }
+
+    fn happen(&mut self, happening: &Happening) {
+        self.now += 1;
+        let queues = self.queues();
+        let skipped = self.act(happening);
+        let told: Vec<_> = core::iter::from_fn(|| self.admission.poll_command()).collect();
+        for command in &told {
+            self.follow(command);
+        }
+        self.check_order(&queues, &told, skipped);
+        self.check_ceilings(&told);
+        self.check_records();
+        self.check_queues();
+        self.history += &format!("{happening:?} at {}: {told:?}\n", self.now);
+    }
+
+    /// Does it; tells the key of a request that is not in a queue but may be admitted.
+    fn act(&mut self, happening: &Happening) -> Option<FlowKey> {
+        let flows: Vec<_> = self.live.keys().copied().collect();
+        let backends: Vec<_> = self
+            .admission
+            .backends()
+            .map(|backend| backend.id)
+            .collect();
+        let (now, services) = (ms(self.now), self.services);
+        let admission = &mut self.admission;
+        match *happening {
+            Happening::Syn(service, client, isn) => {
+                let service = services[service % SERVICES];
+                self.requests += 1;
+                self.held.insert(self.requests);
+                let mut key = key(char::from(b'a' + client % 8));
+                // Some clients share an address.
+                key.src_port = Port::new(40_000 + u16::from(client));
+                key.dst_port = Port::new(service.0 as u16);
+                admission.handle_syn(now, service, key, isn, self.requests);
+            }
+            Happening::InstallFailed(flow, failure) => {
+                let flow = pick(flow, &flows)?;
+                let key = self.live.remove(&flow);
+                self.requests += 1;
+                self.held.insert(self.requests);
+                admission.handle_install_failed(now, flow, failure, self.requests);
+                return key;
+            }
+            Happening::Phase(flow, phase) => {
+                admission.handle_phase(now, pick(flow, &flows)?, phase);
+            }
+            Happening::LastSeen(flow, ago) => {
+                let last_seen = ms(self.now.saturating_sub(ago));
+                admission.handle_activity(now, pick(flow, &flows)?, last_seen);
+            }
+            Happening::Missing(flow) => admission.handle_missing(now, pick(flow, &flows)?),
+            Happening::RemoveFlow(flow) => admission.remove_flow(now, pick(flow, &flows)?),
+            Happening::Ceiling(backend, ceiling) => {
+                admission.set_ceiling(now, pick(backend, &backends)?, ceiling);
+            }
+            Happening::State(backend, state) => {
+                admission.set_state(now, pick(backend, &backends)?, state);
+            }
+            Happening::AddBackend(service, ceiling) => {
+                let settings = backend_settings(ceiling);
+                admission
+                    .add_backend(now, services[service % SERVICES], settings)
+                    .unwrap();
+            }
+            Happening::RemoveBackend(backend) => {
+                admission.remove_backend(now, pick(backend, &backends)?);
+            }
+            Happening::UpdateService(service, settings) => {
+                admission.update_service(now, services[service % SERVICES], settings);
+            }
+            Happening::ReplaceService(service) => {
+                let service = service % SERVICES;
+                admission.remove_service(now, services[service]);
+                self.services[service] = admission.add_service(SETTINGS).unwrap();
+            }
+            Happening::Pass(time) => {
+                self.now += time;
+                admission.handle_timeout(ms(self.now));
+            }
+        }
+        None
+    }
+
+    /// No command names a flow that is not live, nor a request that was not handed in.
+    fn follow(&mut self, command: &Command<u64>) {
+        match *command {
+            Command::Admit {
+                flow, key, request, ..
+            } => {
+                assert!(
+                    !self.live.values().any(|live| *live == key),
+                    "{key:?} is live"
+                );
+                assert_eq!(self.live.insert(flow, key), None);
+                assert!(self.held.remove(&request));
+            }
+            Command::Refuse { request, .. } | Command::Discard { request, .. } => {
+                assert!(self.held.remove(&request));
+            }
+            Command::Remove { flow, key, .. } => assert_eq!(self.live.remove(&flow), Some(key)),
+            Command::Probe { flow, key, .. } => assert_eq!(self.live.get(&flow), Some(&key)),
+        }
+    }
+
+    fn queues(&self) -> BTreeMap<ServiceId, Vec<FlowKey>> {
+        let services = self.admission.services();
+        let queue = |id| self.admission.queue(id).map(|queued| queued.key).collect();
+        services
+            .map(|service| (service.id, queue(service.id)))
+            .collect()
+    }
+
+    /// Who waited was released in order, and nobody before them was left behind.
+    fn check_order(
+        &self,
+        before: &BTreeMap<ServiceId, Vec<FlowKey>>,
+        told: &[Command<u64>],
+        skipped: Option<FlowKey>,
+    ) {
+        for (service, queue) in before {
+            let released = told.iter().filter_map(|command| match command {
+                Command::Admit {
+                    key,
+                    waited: Some(_),
+                    ..
+                } if Some(*key) != skipped => queue.iter().position(|waiting| waiting == key),
+                _ => None,
+            });
+            let released: Vec<_> = released.collect();
+            assert!(released.is_sorted());
+            let left: Vec<_> = self
+                .admission
+                .queue(*service)
+                .map(|queued| queued.key)
+                .collect();
+            let overtaken = &queue[..released.last().map_or(0, |last| last + 1)];
+            assert!(overtaken.iter().all(|key| !left.contains(key)));
+        }
+    }
+
+    /// A back-end that was given a request holds no more than its ceiling.
+    fn check_ceilings(&self, told: &[Command<u64>]) {
+        for command in told {
+            if let Command::Admit { backend, .. } = command
+                && let Some(view) = self.admission.backend(*backend)
+            {
+                assert!(view.half_open + view.active <= view.ceiling, "{view:?}");
+                assert!(view.active_max >= view.half_open + view.active);
+            }
+        }
+    }
+
+    /// Records are where they are expected, and nowhere twice.
+    fn check_records(&self) {
+        let flows: BTreeMap<_, _> = self
+            .admission
+            .flows()
+            .map(|flow| (flow.id, flow.key))
+            .collect();
+        assert_eq!(flows, self.live);
+        assert!(self.admission.flow_count() <= FLOW_CAPACITY);
+
+        let queues = self.queues();
+        let keys: Vec<_> = flows.values().chain(queues.values().flatten()).collect();
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
+        let waiting = queues
+            .keys()
+            .flat_map(|service| self.admission.queue(*service));
+        assert_eq!(
+            waiting
+                .map(|queued| *queued.request)
+                .collect::<BTreeSet<_>>(),
+            self.held
+        );
+
+        for backend in self.admission.backends() {
+            let states = self
+                .admission
+                .flows()
+                .filter(|flow| flow.backend == backend.id);
+            let states: Vec<_> = states.map(|flow| flow.state).collect();
+            let count = |wanted| states.iter().filter(|state| **state == wanted).count() as u32;
+            assert_eq!(backend.half_open, count(FlowState::HalfOpen));
+            let active = count(FlowState::Established) + count(FlowState::Closing);
+            assert_eq!(backend.active, active);
+            assert!(
+                !backend.leaving || !states.is_empty(),
+                "it is gone with its last flow"
+            );
+        }
+    }
+
+    /// Every request is accounted for, none waits without need, and none that nobody will look at.
+    fn check_queues(&self) {
+        for view in self.admission.services() {
+            let counters = view.counters;
+            let done = counters.admitted + counters.refused + counters.expired + counters.abandoned;
+            assert_eq!(
+                counters.received,
+                done + u64::from(view.queue_depth),
+                "{counters:?}"
+            );
+
+            let available = self.admission.backends().any(|backend| {
+                backend.service == view.id
+                    && backend.state == BackendState::Up
+                    && backend.half_open + backend.active < backend.ceiling
+            });
+            let full = self.admission.flow_count() == FLOW_CAPACITY;
+            assert!(view.queue_depth == 0 || !available || full, "{view:?}");
+
+            let sources = &self.admission.services[view.id.0].sources;
+            let mut waiting = BTreeMap::new();
+            for queued in self.admission.queue(view.id) {
+                *waiting.entry(queued.key.src).or_insert(0) += 1;
+            }
+            if view.settings.per_source == 0 {
+                waiting.clear();
+            }
+            let counted: BTreeMap<_, _> = sources.iter().map(|(addr, n)| (*addr, *n)).collect();
+            assert_eq!(counted, waiting);
+        }
+        let records = self.admission.flow_count() + self.admission.queued_count();
+        assert_eq!(self.admission.poll_timeout().is_some(), records > 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded())]
+
+    #[test]
+    fn whatever_happens_every_request_and_every_slot_is_accounted_for(
+        happenings in happenings(),
+    ) {
+        let mut world = World::new(1);
+        for happening in &happenings {
+            world.happen(happening);
+        }
+    }
+
+    #[test]
+    fn the_same_happenings_make_the_same_history_however_keys_are_hashed(
+        happenings in happenings(),
+    ) {
+        let history = |seed| {
+            let mut world = World::new(seed);
+            for happening in &happenings {
+                world.happen(happening);
+            }
+            world.history
+        };
+        prop_assert_eq!(history(1), history(2));
+    }
+}
