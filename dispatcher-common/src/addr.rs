@@ -3,18 +3,24 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2).
-#[repr(transparent)]
+///
+/// Aligned, because the kernel's verifier refuses unaligned access to the BPF stack.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Addr([u8; 16]);
 
+/// The third word of a mapped address, as it stands in memory.
+const MAPPED_PREFIX_END: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
 impl Addr {
+    /// `::`, which no packet is sent to.
+    pub const UNSPECIFIED: Self = Self([0; 16]);
+
     /// The mapped form of four bytes in network order.
     #[inline(always)]
     #[must_use]
     pub const fn from_v4_bytes(v4: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
-        ])
+        Self::from_words([0, 0, MAPPED_PREFIX_END, u32::from_ne_bytes(v4)])
     }
 
     /// Sixteen bytes in network order, as they stand in an IPv6 header.
@@ -35,18 +41,29 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn v4_bytes(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+        self.words()[3].to_ne_bytes()
     }
 
     /// Whether this is an IPv4 address in mapped form.
     #[inline(always)]
     #[must_use]
     pub const fn is_v4(&self) -> bool {
-        u64::from_ne_bytes([
-            self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5], self.0[6], self.0[7],
-        ]) == 0
-            && u32::from_ne_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
-                == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+        let words = self.words();
+        words[0] | words[1] == 0 && words[2] == MAPPED_PREFIX_END
+    }
+
+    // By words and not by bytes, because the BPF code generator takes byte-wise assembly literally,
+    // and the verifier then refuses the unaligned halves of it that it merges.
+    #[inline(always)]
+    const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: both are sixteen plain bytes without an invalid value.
+        Self(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+    }
+
+    #[inline(always)]
+    const fn words(&self) -> [u32; 4] {
+        // SAFETY: as in `from_words`.
+        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.0) }
     }
 
     /// The address in the standard library's form, IPv4 unmapped.
@@ -81,8 +98,8 @@ impl core::fmt::Display for Addr {
     }
 }
 
-/// A TCP port: two bytes in network order.
-#[repr(transparent)]
+/// A TCP port: two bytes in network order. Aligned for the same reason as [`Addr`].
+#[repr(C, align(2))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Port([u8; 2]);
 

@@ -17,6 +17,8 @@ pub struct FlowKey {
     pub src_port: Port,
     /// Receiver's port.
     pub dst_port: Port,
+    /// 0.
+    pub zero: [u8; 4],
 }
 
 /// Which way a packet goes.
@@ -79,8 +81,12 @@ pub struct FlowEntry {
     pub backend: u32,
     /// Sequence numbers of this direction.
     pub track: Track,
-    /// [`Control::ticks`](crate::control::Control) when a packet was last seen.
+    /// [`Control::ticks`](crate::control::Control) when the flow was installed.
+    pub installed: u32,
+    /// The same when a packet was last seen.
     pub last_seen: u32,
+    /// 0.
+    pub zero: u32,
 }
 
 /// The two entries of a flow, with their keys.
@@ -122,16 +128,24 @@ pub struct FlowSpec {
 }
 
 impl FlowKey {
+    /// The key of packets from `src` to `dst`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(src: Addr, src_port: Port, dst: Addr, dst_port: Port) -> Self {
+        Self {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            zero: [0; 4],
+        }
+    }
+
     /// The key that replies to packets of this key have before any rewrite.
     #[inline(always)]
     #[must_use]
     pub const fn reversed(&self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            src_port: self.dst_port,
-            dst_port: self.src_port,
-        }
+        Self::new(self.dst, self.dst_port, self.src, self.src_port)
     }
 
     /// The key of the other direction's entry of the same flow, given this direction's translation.
@@ -139,18 +153,12 @@ impl FlowKey {
     #[must_use]
     pub fn of_peer(&self, translation: &Translation) -> Self {
         match translation.direction() {
-            Direction::Forward => Self {
-                src: translation.addr,
-                dst: self.src,
-                src_port: translation.port,
-                dst_port: self.src_port,
-            },
-            Direction::Reply => Self {
-                src: self.dst,
-                dst: translation.addr,
-                src_port: self.dst_port,
-                dst_port: translation.port,
-            },
+            Direction::Forward => {
+                Self::new(translation.addr, translation.port, self.src, self.src_port)
+            }
+            Direction::Reply => {
+                Self::new(self.dst, self.dst_port, translation.addr, translation.port)
+            }
         }
     }
 }
@@ -175,7 +183,9 @@ impl FlowPair {
             phase: 0,
             backend: spec.backend,
             track: Track::of_syn(spec.isn),
+            installed: spec.now_ticks,
             last_seen: spec.now_ticks,
+            zero: 0,
         };
         let reply_key = key.of_peer(&forward.translation);
         let reply = FlowEntry {
@@ -194,8 +204,8 @@ impl FlowPair {
 }
 
 const _: () = {
-    assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 1);
-    assert!(size_of::<FlowEntry>() == 96 && align_of::<FlowEntry>() == 8);
+    assert!(size_of::<FlowKey>() == 40);
+    assert!(size_of::<FlowEntry>() == 104);
 };
 
 #[cfg(test)]
@@ -209,12 +219,12 @@ mod tests {
 
     #[test]
     fn each_entry_knows_the_key_of_the_other() {
-        let key = FlowKey {
-            src: addr("198.51.100.1"),
-            dst: addr("192.0.2.10"),
-            src_port: Port::new(40000),
-            dst_port: Port::new(80),
-        };
+        let key = FlowKey::new(
+            addr("198.51.100.1"),
+            Port::new(40000),
+            addr("192.0.2.10"),
+            Port::new(80),
+        );
         let pair = FlowPair::new(&FlowSpec {
             key,
             backend_addr: addr("10.0.0.11"),
@@ -229,12 +239,12 @@ mod tests {
         });
         assert_eq!(
             pair.reply_key,
-            FlowKey {
-                src: addr("10.0.0.11"),
-                dst: addr("198.51.100.1"),
-                src_port: Port::new(8080),
-                dst_port: Port::new(40000),
-            }
+            FlowKey::new(
+                addr("10.0.0.11"),
+                Port::new(8080),
+                addr("198.51.100.1"),
+                Port::new(40000)
+            )
         );
         assert_eq!(
             pair.forward_key.of_peer(&pair.forward.translation),

@@ -1,6 +1,6 @@
 //! The headers that a frame to or from a service has, byte for byte.
 
-use crate::addr::{Mac, Port};
+use crate::addr::Mac;
 use crate::packet::Header;
 
 /// EtherType of IPv4.
@@ -82,10 +82,10 @@ pub struct Ipv6Hdr {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpHdr {
-    /// Source port.
-    pub src_port: Port,
-    /// Destination port.
-    pub dst_port: Port,
+    /// Source port, big-endian.
+    pub src_port: [u8; 2],
+    /// Destination port, big-endian.
+    pub dst_port: [u8; 2],
     /// Sequence number, big-endian.
     pub seq: [u8; 4],
     /// Acknowledgement number, big-endian.

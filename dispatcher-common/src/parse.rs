@@ -1,6 +1,6 @@
 //! The one parser: bytes of a frame to a [`Segment`], or to the reason why they are none.
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Port};
 use crate::flow::FlowKey;
 use crate::header::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, EthHdr, Ipv4Hdr, Ipv6Hdr, PROTOCOL_TCP, TcpHdr,
@@ -11,6 +11,7 @@ use crate::packet::PacketBytes;
 use crate::tcp::SegmentView;
 
 /// A TCP segment, as far as a dispatcher reads it.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// The 5-tuple on the wire.
@@ -70,16 +71,42 @@ impl Segment {
 }
 
 /// Why a frame is no segment that can be dispatched.
+///
+/// In words like [`Segment`], which shares its place in a `Result`: fields of unlike sizes there
+/// would make the compiler split words on the BPF stack, and the verifier refuse that.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ParseError {
+pub struct ParseError {
+    /// Where the frame was going; unspecified for [`Unparsable::NotTcp`].
+    pub dst: Addr,
+    /// What is in the way.
+    pub why: Unparsable,
+}
+
+/// What is in the way of dispatching a frame.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unparsable {
     /// Not TCP over IP under at most one tag, or too broken to have a destination.
     NotTcp,
-    /// A fragment, for this destination.
-    Fragment(Addr),
-    /// IPv4 options or IPv6 extension headers, for this destination.
-    IpOptions(Addr),
-    /// Lengths in the headers contradict each other or the frame; for this destination.
-    Malformed(Addr),
+    /// A fragment.
+    Fragment,
+    /// IPv4 options or IPv6 extension headers.
+    IpOptions,
+    /// Lengths in the headers contradict each other or the frame.
+    Malformed,
+}
+
+const NOT_TCP: ParseError = ParseError {
+    why: Unparsable::NotTcp,
+    dst: Addr::UNSPECIFIED,
+};
+
+impl Unparsable {
+    #[inline(always)]
+    const fn at(self, dst: Addr) -> ParseError {
+        ParseError { why: self, dst }
+    }
 }
 
 /// More fragments (bit 13) or an offset (bits 0 to 12).
@@ -101,14 +128,12 @@ const IPV6_FRAGMENT: u8 = 44;
 /// What is not a whole, unfragmented TCP segment without IP options, and why.
 #[inline(always)]
 pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<Segment, ParseError> {
-    let eth = packet.header::<EthHdr>(0).ok_or(ParseError::NotTcp)?;
+    let eth = packet.header::<EthHdr>(0).ok_or(NOT_TCP)?;
     let mut ethertype = u16::from_be_bytes(eth.ethertype);
     let mut link_len = size_of::<EthHdr>();
     let mut vlan = 0;
     if ethertype == ETHERTYPE_VLAN {
-        let tag = packet
-            .header::<VlanHdr>(link_len)
-            .ok_or(ParseError::NotTcp)?;
+        let tag = packet.header::<VlanHdr>(link_len).ok_or(NOT_TCP)?;
         vlan = u16::from_be_bytes(tag.tci) & VLAN_ID_MASK;
         ethertype = u16::from_be_bytes(tag.ethertype);
         link_len += size_of::<VlanHdr>();
@@ -116,7 +141,7 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<Segment, ParseError>
     match ethertype {
         ETHERTYPE_IPV4 => parse_ipv4(packet, link_len, vlan),
         ETHERTYPE_IPV6 => parse_ipv6(packet, link_len, vlan),
-        _ => Err(ParseError::NotTcp),
+        _ => Err(NOT_TCP),
     }
 }
 
@@ -126,21 +151,19 @@ fn parse_ipv4<P: PacketBytes + ?Sized>(
     link_len: usize,
     vlan: VlanId,
 ) -> Result<Segment, ParseError> {
-    let ip = packet
-        .header::<Ipv4Hdr>(link_len)
-        .ok_or(ParseError::NotTcp)?;
+    let ip = packet.header::<Ipv4Hdr>(link_len).ok_or(NOT_TCP)?;
     if ip.version_ihl >> 4 != 4 || ip.protocol != PROTOCOL_TCP {
-        return Err(ParseError::NotTcp);
+        return Err(NOT_TCP);
     }
     let dst = Addr::from_v4_bytes(ip.dst);
     if ip.version_ihl & 0x0f < 5 {
-        return Err(ParseError::Malformed(dst));
+        return Err(Unparsable::Malformed.at(dst));
     }
     if ip.version_ihl & 0x0f > 5 {
-        return Err(ParseError::IpOptions(dst));
+        return Err(Unparsable::IpOptions.at(dst));
     }
     if u16::from_be_bytes(ip.fragment) & FRAGMENT_MASK != 0 {
-        return Err(ParseError::Fragment(dst));
+        return Err(Unparsable::Fragment.at(dst));
     }
     let ip_len = u16::from_be_bytes(ip.total_length);
     let found = Found {
@@ -161,25 +184,23 @@ fn parse_ipv6<P: PacketBytes + ?Sized>(
     link_len: usize,
     vlan: VlanId,
 ) -> Result<Segment, ParseError> {
-    let ip = packet
-        .header::<Ipv6Hdr>(link_len)
-        .ok_or(ParseError::NotTcp)?;
+    let ip = packet.header::<Ipv6Hdr>(link_len).ok_or(NOT_TCP)?;
     if ip.version_class_label[0] >> 4 != 6 {
-        return Err(ParseError::NotTcp);
+        return Err(NOT_TCP);
     }
     let (src, dst) = (Addr::from_v6_bytes(ip.src), Addr::from_v6_bytes(ip.dst));
     // A mapped address never stands on a wire; it would be taken for an IPv4 flow.
     if src.is_v4() || dst.is_v4() {
-        return Err(ParseError::NotTcp);
+        return Err(NOT_TCP);
     }
     if ip.next_header == IPV6_FRAGMENT {
-        return Err(ParseError::Fragment(dst));
+        return Err(Unparsable::Fragment.at(dst));
     }
     if is_ipv6_extension(ip.next_header) {
-        return Err(ParseError::IpOptions(dst));
+        return Err(Unparsable::IpOptions.at(dst));
     }
     if ip.next_header != PROTOCOL_TCP {
-        return Err(ParseError::NotTcp);
+        return Err(NOT_TCP);
     }
     let found = Found {
         src,
@@ -206,7 +227,7 @@ struct Found {
 
 #[inline(always)]
 fn parse_tcp<P: PacketBytes + ?Sized>(packet: &P, found: &Found) -> Result<Segment, ParseError> {
-    let malformed = ParseError::Malformed(found.dst);
+    let malformed = Unparsable::Malformed.at(found.dst);
     let ip_header_len = if found.is_v4 {
         size_of::<Ipv4Hdr>()
     } else {
@@ -224,12 +245,12 @@ fn parse_tcp<P: PacketBytes + ?Sized>(packet: &P, found: &Found) -> Result<Segme
         return Err(malformed);
     }
     Ok(Segment {
-        key: FlowKey {
-            src: found.src,
-            dst: found.dst,
-            src_port: tcp.src_port,
-            dst_port: tcp.dst_port,
-        },
+        key: FlowKey::new(
+            found.src,
+            Port::from_bytes(tcp.src_port),
+            found.dst,
+            Port::from_bytes(tcp.dst_port),
+        ),
         tcp: SegmentView {
             flags: tcp.flags,
             seq: u32::from_be_bytes(tcp.seq),

@@ -78,8 +78,8 @@ impl Translation {
     pub fn apply<P: PacketBytes + ?Sized>(&self, packet: &mut P, segment: &Segment) -> Option<()> {
         let tcp = packet.header_mut::<TcpHdr>(segment.tcp_offset())?;
         match self.direction() {
-            Direction::Forward => tcp.dst_port = self.port,
-            Direction::Reply => tcp.src_port = self.port,
+            Direction::Forward => tcp.dst_port = self.port.bytes(),
+            Direction::Reply => tcp.src_port = self.port.bytes(),
         }
         tcp.checksum = checksum::update(tcp.checksum, self.tcp_delta);
 

@@ -10,17 +10,27 @@ pub struct ServiceKey {
     pub addr: Addr,
     /// Its port; 0 marks that some service has this address, for packets whose port is unknown.
     pub port: Port,
+    /// 0.
+    pub zero: [u8; 6],
 }
 
 impl ServiceKey {
+    /// The key of a service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(addr: Addr, port: Port) -> Self {
+        Self {
+            addr,
+            port,
+            zero: [0; 6],
+        }
+    }
+
     /// The marker of an address.
     #[inline(always)]
     #[must_use]
     pub const fn any_port(addr: Addr) -> Self {
-        Self {
-            addr,
-            port: Port::new(0),
-        }
+        Self::new(addr, Port::new(0))
     }
 }
 
@@ -51,4 +61,4 @@ pub struct BackendCounters {
     pub bytes_out: u64,
 }
 
-const _: () = assert!(size_of::<ServiceKey>() == 18 && size_of::<Service>() == 4);
+const _: () = assert!(size_of::<ServiceKey>() == 24 && size_of::<Service>() == 4);

@@ -76,6 +76,16 @@ impl Phase {
         self.has(Self::RESET) || self.has(Self::CLOSED)
     }
 
+    /// Whether user space acts on something that came since `before`: the handshake finished, the
+    /// first side closed, or the connection ended.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_news_after(self, before: Self) -> bool {
+        (self.is_established() && !before.is_established())
+            || (self.is_closing() && !before.is_closing())
+            || (self.is_ended() && !before.is_ended())
+    }
+
     const fn fin_of(direction: Direction) -> Self {
         match direction {
             Direction::Forward => Self::CLIENT_FIN,
@@ -117,8 +127,14 @@ pub struct SegmentView {
 }
 
 /// The farthest that a FIN may be ahead of what its receiver has acknowledged, bytes: above any
-/// receive window in use, far below the 2^31 at which comparison wraps.
-pub const FIN_AHEAD_MAX: u32 = 16 << 20;
+/// receive window in use (Linux lets it grow to 32 MiB), far below the 2^31 at which comparison
+/// wraps.
+pub const FIN_AHEAD_MAX: u32 = 64 << 20;
+
+/// The farthest that one segment moves what is known of its direction, bytes: more than a network
+/// loses in a row. A segment that is farther ahead is forged, and believing it would make the true
+/// FIN and RST look old.
+pub const JUMP_MAX: u32 = 16 << 20;
 
 /// How far the acknowledgement that finishes a handshake may lie behind what the back-end has
 /// sent, bytes: data that it sent before the acknowledgement came (RFC 7413).
@@ -165,10 +181,11 @@ impl Track {
     #[inline(always)]
     pub fn follow(&mut self, segment: &SegmentView) {
         let seq_end = segment.seq_end();
-        if before(self.seq_end, seq_end) {
+        if seq_end.wrapping_sub(self.seq_end) <= JUMP_MAX {
             self.seq_end = seq_end;
         }
-        if segment.flags.any(TcpFlags::ACK) && before(self.ack, segment.ack) {
+        let acked = segment.ack.wrapping_sub(self.ack);
+        if segment.flags.any(TcpFlags::ACK) && acked <= JUMP_MAX {
             self.ack = segment.ack;
         }
     }
@@ -232,14 +249,18 @@ pub fn advance(
     }
     track.follow(segment);
 
+    let acknowledged = acknowledged(phase, direction, own, peer);
     if flags.any(TcpFlags::FIN)
         && within(
             segment.seq_end(),
-            peer.ack,
-            peer.ack.wrapping_add(FIN_AHEAD_MAX),
+            acknowledged,
+            acknowledged.wrapping_add(FIN_AHEAD_MAX),
         )
     {
         track.fin_end = segment.seq_end();
+        if before(track.seq_end, track.fin_end) {
+            track.seq_end = track.fin_end;
+        }
         bits = bits.with(Phase::fin_of(direction));
     }
     let peer_direction = direction.reversed();
@@ -264,10 +285,23 @@ fn reset_is_acceptable(
     peer: Track,
 ) -> bool {
     if phase.has(Phase::ANSWERED) {
-        return within(segment.seq, peer.ack, own.seq_end);
+        let acknowledged = acknowledged(phase, direction, own, peer);
+        return within(segment.seq, acknowledged, own.seq_end);
     }
     match direction {
         Direction::Reply => segment.flags.any(TcpFlags::ACK) && segment.ack == peer.seq_end,
         Direction::Forward => within(segment.seq, own.seq_end.wrapping_sub(1), own.seq_end),
+    }
+}
+
+/// How far the receiver of an answered flow's segments has acknowledged them. The client has
+/// acknowledged nothing before the handshake is finished; then it is near what was sent.
+#[inline(always)]
+const fn acknowledged(phase: Phase, direction: Direction, own: Track, peer: Track) -> u32 {
+    match direction {
+        Direction::Reply if !phase.is_established() => {
+            own.seq_end.wrapping_sub(HANDSHAKE_SLACK_MAX)
+        }
+        _ => peer.ack,
     }
 }

@@ -52,22 +52,23 @@ counters! {
         Unreachable = 9, "unreachable";
         /// The service's queue was full, and its configuration says to drop.
         QueueFull = 10, "queue_full";
+        /// A connection request with a wrong TCP checksum; the usual cause on virtual interfaces
+        /// is transmit checksum offload at the sender.
+        BadChecksum = 11, "bad_checksum";
     }
 }
 
 counters! {
-    /// What the program did with a frame that it did not drop.
+    /// What else the program counts; packets that it sent on are counted by back-end.
     Handled {
         /// Not for a service: left to the host's stack.
         Passed = 0, "passed";
-        /// Of a flow: rewritten and sent on.
-        Forwarded = 1, "forwarded";
         /// Of a flow: rewritten and left to the host's stack, which knows the way or finds it.
-        HandedToHost = 2, "handed_to_host";
+        HandedToHost = 1, "handed_to_host";
         /// A connection request, given to user space.
-        Punted = 3, "punted";
+        Punted = 2, "punted";
         /// An event that the full ring did not take; user space finds out by reconciling.
-        EventLost = 4, "event_lost";
+        EventLost = 3, "event_lost";
     }
 }
 

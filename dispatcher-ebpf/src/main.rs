@@ -1,2 +1,77 @@
-//! x
-fn main() {}
+//! The kernel half of Dispatcher: an XDP program, a file a stage, in the order in which a packet
+//! meets them. Here stands only the entry point: verdict to `xdp_action`, nothing after it.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "see atomic.rs")
+)]
+#![cfg_attr(
+    not(target_arch = "bpf"),
+    expect(
+        dead_code,
+        reason = "on the host only lints and unit tests use the stages"
+    )
+)]
+
+mod pipeline;
+
+mod ingress;
+mod flow;
+mod classify;
+mod punt;
+mod egress;
+
+mod atomic;
+mod counters;
+mod maps;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use dispatcher_common::verdict::Handled;
+
+use crate::pipeline::Verdict;
+
+/// The program, attached to every configured interface.
+#[xdp]
+pub fn dispatcher(ctx: XdpContext) -> u32 {
+    match pipeline::run(&ctx) {
+        Verdict::Pass => {
+            counters::count(Handled::Passed.counter());
+            XDP_PASS
+        }
+        Verdict::HandToHost => {
+            counters::count(Handled::HandedToHost.counter());
+            XDP_PASS
+        }
+        Verdict::Punt(action) => {
+            counters::count(Handled::Punted.counter());
+            action
+        }
+        Verdict::Send(action) => action,
+        Verdict::Drop(reason) => {
+            counters::count(reason.counter());
+            XDP_DROP
+        }
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// `bpf_fib_lookup` and `bpf_ringbuf_output` are for programs under the GPL or a dual licence.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("this is the kernel half of Dispatcher: build it with `cargo xtask build-ebpf`");
+    std::process::exit(2);
+}

@@ -1,1 +1,229 @@
-//! cli
+//! What can be typed. Nothing is done here; what a value means is said in `config`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::SOCKET_DEFAULT;
+use crate::telemetry::LogFormat;
+
+/// The command line.
+#[derive(Parser, Clone, PartialEq, Eq, Debug)]
+#[command(
+    name = "dispatcher",
+    version,
+    about = "Gives each back-end no more connections than it can serve; the rest wait in order",
+    after_help = EXIT_CODES,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage";
+
+/// What to do.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Run the daemon in the foreground; SIGTERM and SIGINT stop it
+    #[command(after_help = "Example:\n  dispatcher run --config /etc/dispatcher/dispatcher.toml")]
+    Run(RunArgs),
+    /// Validate a configuration without touching anything
+    #[command(after_help = "Example:\n  dispatcher check --config examples/two-armed.toml")]
+    Check(CheckArgs),
+    /// Show services, back-ends, ceilings and queues
+    #[command(after_help = "Examples:\n  dispatcher status\n  \
+        dispatcher status --json | jq '.services[].queue.depth'")]
+    Status(StatusArgs),
+    /// List connections
+    #[command(
+        after_help = "Examples:\n  dispatcher flows --service web --backend web-1\n  \
+        dispatcher flows --client 198.51.100.7 --json"
+    )]
+    Flows(FlowsArgs),
+    /// List the requests that wait, oldest first
+    #[command(after_help = "Example:\n  dispatcher queue --service web")]
+    Queue(QueueArgs),
+    /// Detach the program and remove its pins; works without a daemon
+    #[command(after_help = "Example:\n  dispatcher unload --config dispatcher.toml")]
+    Unload(UnloadArgs),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  dispatcher completions bash > \
+        /usr/share/bash-completion/completions/dispatcher")]
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    #[command(after_help = "Example:\n  dispatcher man | man -l -")]
+    Man,
+}
+
+/// `run`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct RunArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", env = "DISPATCHER_CONFIG")]
+    pub config: PathBuf,
+    /// The form of the log on stderr; RUST_LOG says what is logged
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "DISPATCHER_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// `check`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct CheckArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", env = "DISPATCHER_CONFIG")]
+    pub config: PathBuf,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `status`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "clap would show a doc comment as help")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `flows`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "clap would show a doc comment as help")]
+pub struct FlowsArgs {
+    /// Only of this service
+    #[arg(long, value_name = "SERVICE", env = "DISPATCHER_SERVICE")]
+    pub service: Option<String>,
+    /// Only at back-ends of this name
+    #[arg(long, value_name = "BACKEND", env = "DISPATCHER_BACKEND")]
+    pub backend: Option<String>,
+    /// Only of this client
+    #[arg(long, value_name = "IP", env = "DISPATCHER_CLIENT")]
+    pub client: Option<IpAddr>,
+    #[command(flatten)]
+    pub limit: Limit,
+    #[command(flatten)]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `queue`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "clap would show a doc comment as help")]
+pub struct QueueArgs {
+    /// Only of this service
+    #[arg(long, value_name = "SERVICE", env = "DISPATCHER_SERVICE")]
+    pub service: Option<String>,
+    #[command(flatten)]
+    pub limit: Limit,
+    #[command(flatten)]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `unload`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct UnloadArgs {
+    /// The configuration, for the path of the pins; without it, the default path
+    #[arg(long, value_name = "FILE", env = "DISPATCHER_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// `completions`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Where a daemon is.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Daemon {
+    /// The admin socket of the daemon
+    #[arg(long, value_name = "PATH", env = "DISPATCHER_SOCKET", default_value = SOCKET_DEFAULT)]
+    pub socket: PathBuf,
+}
+
+/// How much to list.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// Most rows, 1 to 1000000 [default: 100000]
+    #[arg(long, value_name = "ROWS", env = "DISPATCHER_LIMIT")]
+    pub limit: Option<usize>,
+}
+
+/// How to print.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Output {
+    /// Print JSON
+    #[arg(long, env = "DISPATCHER_JSON")]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_and_every_command_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(command.get_after_help().is_some(), "{name} has no example");
+            for flag in command.get_opts() {
+                assert!(flag.get_env().is_some(), "{name} --{:?}", flag.get_long());
+            }
+        }
+    }
+
+    #[test]
+    fn flows_takes_all_its_filters() {
+        let typed = "dispatcher flows --service web --backend web-1 --client 2001:db8::7 \
+            --limit 5 --socket /tmp/s --json";
+        let Command::Flows(flows) = Cli::parse_from(typed.split_whitespace()).command else {
+            panic!("not read as flows");
+        };
+        assert_eq!(flows.service.as_deref(), Some("web"));
+        assert_eq!(flows.backend.as_deref(), Some("web-1"));
+        assert_eq!(flows.client, Some("2001:db8::7".parse().unwrap()));
+        assert_eq!(flows.limit.limit, Some(5));
+        assert_eq!(flows.daemon.socket, PathBuf::from("/tmp/s"));
+        assert!(flows.output.json);
+    }
+
+    #[test]
+    fn wrong_usage_is_told_apart() {
+        for (typed, kind) in [
+            ("dispatcher run", ErrorKind::MissingRequiredArgument),
+            ("dispatcher walk", ErrorKind::InvalidSubcommand),
+            ("dispatcher status --jsn", ErrorKind::UnknownArgument),
+            ("dispatcher flows --client me", ErrorKind::ValueValidation),
+            (
+                "dispatcher run --config f --log-format xml",
+                ErrorKind::InvalidValue,
+            ),
+        ] {
+            let error = Cli::try_parse_from(typed.split_whitespace()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{typed}");
+            assert_eq!(error.exit_code(), 2, "{typed}");
+        }
+    }
+}

@@ -1,2 +1,193 @@
-//! The `dispatcher` command.
-fn main() {}
+//! The `dispatcher` command: does what was typed, and tells what failed in one line and a code.
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use dispatcher_user::admin::{
+    Client, FlowQuery, QueueQuery, flow_table, queue_table, status_tables,
+};
+use dispatcher_user::cli::{
+    CheckArgs, Cli, Command, CompletionsArgs, FlowsArgs, QueueArgs, RunArgs, StatusArgs, UnloadArgs,
+};
+use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
+use dispatcher_user::{datapath, engine, telemetry};
+use serde_json::json;
+use tokio::runtime;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Check(args) => check(&args),
+        Command::Status(args) => status(&args),
+        Command::Flows(args) => flows(&args),
+        Command::Queue(args) => queue(&args),
+        Command::Unload(args) => unload(&args),
+        Command::Completions(args) => completions(&args),
+        Command::Man => man(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line; of a wrong configuration one for each problem, as a compiler prints them.
+fn complain(error: &anyhow::Error) {
+    match error.downcast_ref::<ConfigError>() {
+        Some(wrong @ ConfigError::Wrong { .. }) => eprintln!("{wrong}"),
+        _ => eprintln!("dispatcher: error: {error:#}"),
+    }
+}
+
+/// Prints to stdout; a reader that has seen enough is no failure.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    telemetry::init_log(args.log_format)?;
+    let config = Config::load(&args.config)?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(engine::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let loaded = Config::load(&args.config);
+    if !args.output.json {
+        let config = loaded?;
+        let file = args.config.display();
+        let (services, backends) = (config.services.len(), config.backends_len());
+        return print(&format!(
+            "{file}: ok: {services} services, {backends} back-ends\n"
+        ));
+    }
+    let (told, code) = match loaded {
+        Ok(config) => {
+            let (services, backends) = (config.services.len(), config.backends_len());
+            let told = json!({ "ok": true, "services": services, "backends": backends });
+            (told, ExitCode::SUCCESS)
+        }
+        Err(ConfigError::Wrong { problems, .. }) => (
+            json!({ "ok": false, "problems": problems }),
+            ExitCode::FAILURE,
+        ),
+        Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
+    };
+    print(&format!("{told}\n"))?;
+    Ok(code)
+}
+
+/// Commands ask one question and need one thread.
+fn ask<T>(question: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    Ok(runtime.block_on(question))
+}
+
+fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let answer = ask(Client::new(&args.daemon.socket).status())??;
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    print(&status_tables(&answer.value))
+}
+
+fn flows(args: &FlowsArgs) -> anyhow::Result<ExitCode> {
+    let query = FlowQuery {
+        service: args.service.clone(),
+        backend: args.backend.clone(),
+        client: args.client,
+        limit: args.limit.limit,
+    };
+    let answer = ask(Client::new(&args.daemon.socket).flows(&query))??;
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let list = answer.value;
+    tell_truncated(list.truncated, list.flows.len());
+    print(&flow_table(&list.flows))
+}
+
+fn queue(args: &QueueArgs) -> anyhow::Result<ExitCode> {
+    let query = QueueQuery {
+        service: args.service.clone(),
+        limit: args.limit.limit,
+    };
+    let answer = ask(Client::new(&args.daemon.socket).queue(&query))??;
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let list = answer.value;
+    tell_truncated(list.truncated, list.queue.len());
+    print(&queue_table(&list.queue))
+}
+
+fn tell_truncated(truncated: bool, shown: usize) {
+    if truncated {
+        eprintln!("dispatcher: only {shown} rows are shown; raise --limit or filter");
+    }
+}
+
+fn unload(args: &UnloadArgs) -> anyhow::Result<ExitCode> {
+    let unloaded = match &args.config {
+        Some(file) => datapath::unload(&Config::load(file)?.dataplane.pin_path)?,
+        None => datapath::unload(Path::new(PIN_PATH_DEFAULT))?,
+    };
+    print(&format!("{unloaded}\n"))
+}
+
+fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "dispatcher", &mut script);
+    print(&String::from_utf8(script)?)
+}
+
+/// One page: the sections of each command follow as subsections.
+fn man() -> anyhow::Result<ExitCode> {
+    let mut root = Cli::command();
+    root.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(root.clone()).render(&mut page)?;
+    // clap_mangen names a page for each command; they are sections of this one.
+    let mut page = String::from_utf8(page)?.replace("dispatcher\\-", "dispatcher ");
+    for command in root.get_subcommands() {
+        let name = command.get_name().to_uppercase();
+        let about = command
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let mut section = Vec::new();
+        let man = clap_mangen::Man::new(command.clone());
+        man.render_synopsis_section(&mut section)?;
+        man.render_options_section(&mut section)?;
+        man.render_extra_section(&mut section)?;
+        let section = String::from_utf8(section)?.replace("\n.SH ", "\n.SS ");
+        let section = section.replacen(".SH SYNOPSIS", "", 1);
+        page.push_str(&format!(
+            ".SH {name}\n{about}\n.PP\n{}\n",
+            section.trim_start()
+        ));
+    }
+    print(&page)
+}

@@ -1,1 +1,333 @@
-//! status
+//! What the daemon tells about itself: the JSON of the admin socket and of `--json`. Names and
+//! units here are a promise to users. Nothing is measured here.
+//!
+//! A value that is not measured, or not yet, is `null`: never an invented zero.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole picture at one moment: `GET /v1/status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Since the daemon started.
+    pub uptime_seconds: f64,
+    /// How the program is attached.
+    pub attach_mode: AttachMode,
+    /// The flow table.
+    pub flows: FlowTableStatus,
+    /// The frames of the AF_XDP sockets' memory.
+    pub frames: FrameStatus,
+    /// Frames dropped since the program was first attached, by the label of the
+    /// [`DropReason`](dispatcher_common::verdict::DropReason); every reason is listed.
+    pub dropped: BTreeMap<String, u64>,
+    /// In the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// How the XDP program is attached to all interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path, which is slower.
+    Generic,
+}
+
+impl AttachMode {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// Use of the flow table, in connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowTableStatus {
+    /// Connections held, those in quarantine after their end included.
+    pub used: u64,
+    /// Most connections that it holds.
+    pub capacity: u64,
+}
+
+/// Where the frames of the AF_XDP sockets are; `home` and `in_flight` make up `total`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FrameStatus {
+    /// All frames.
+    pub total: u64,
+    /// Where an idle socket has them: free, or in its fill ring.
+    pub home: u64,
+    /// Being received or sent.
+    pub in_flight: u64,
+}
+
+/// One service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Where clients connect to.
+    pub address: SocketAddr,
+    /// Its queue.
+    pub queue: QueueStatus,
+    /// What became of its requests.
+    pub requests: Requests,
+    /// In the order of the configuration.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// The queue of a service.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Requests that wait now.
+    pub depth: u64,
+    /// Most that may wait.
+    pub capacity: u64,
+    /// How long the oldest of them has waited; 0 when none waits.
+    pub oldest_wait_ms: u64,
+    /// How long requests waited that have left the queue by being admitted.
+    pub wait_ms: WaitMs,
+}
+
+/// Waiting times, milliseconds; `null` while nothing was measured.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct WaitMs {
+    /// Half of them waited no longer.
+    pub p50: Option<u64>,
+    /// 99 of a hundred waited no longer.
+    pub p99: Option<u64>,
+    /// The longest.
+    pub max: Option<u64>,
+}
+
+/// Connection requests of a service since the daemon started.
+///
+/// `received = admitted + refused + expired + abandoned + queued`, at any moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Requests {
+    /// All, each counted once however often the client repeats it.
+    pub received: u64,
+    /// Sent on to a back-end.
+    pub admitted: u64,
+    /// Still waiting: the queue's depth.
+    pub queued: u64,
+    /// Turned away, because there was no place in the queue or in the flow table.
+    pub refused: u64,
+    /// Waited for as long as the queue's timeout allows.
+    pub expired: u64,
+    /// Given up by the client while they waited.
+    pub abandoned: u64,
+    /// Repetitions of requests that were counted before; no part of the sum.
+    pub retransmitted: u64,
+}
+
+/// Whether a back-end gets new connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendState {
+    /// It does.
+    Up,
+    /// Its health check failed.
+    Down,
+    /// No more, by hand; those it has go on.
+    Draining,
+    /// No more, by hand; those it had were reset.
+    Disabled,
+}
+
+impl BackendState {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// One back-end of a service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it gets new connections.
+    pub state: BackendState,
+    /// Established and closing connections.
+    pub active: u64,
+    /// Connections whose handshake is not finished.
+    pub half_open: u64,
+    /// Most of both ever held at once since start.
+    pub active_max: u64,
+    /// Most of both that are admitted now.
+    pub ceiling: u64,
+    /// Least that the ceiling may become.
+    pub ceiling_min: u64,
+    /// Most that the ceiling may become.
+    pub ceiling_max: u64,
+    /// Connections that the server is capable of.
+    pub capacity: u64,
+    /// Label of the policy that moves the ceiling.
+    pub policy: String,
+    /// Time from a request's first byte to the first byte of its response.
+    pub response_ms: ResponseMs,
+    /// Time from SYN to SYN-ACK.
+    pub connect_ms: ConnectMs,
+    /// What happens each second.
+    pub rate: Rate,
+    /// What happened since start.
+    pub total: Totals,
+}
+
+/// Response times, milliseconds; `null` while nothing was measured.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ResponseMs {
+    /// Mean.
+    pub mean: Option<f64>,
+    /// Half of them took no longer.
+    pub p50: Option<f64>,
+    /// 99 of a hundred took no longer.
+    pub p99: Option<f64>,
+    /// The longest.
+    pub max: Option<f64>,
+}
+
+/// Connect times, milliseconds; `null` while nothing was measured.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ConnectMs {
+    /// Mean.
+    pub mean: Option<f64>,
+    /// The longest.
+    pub max: Option<f64>,
+}
+
+/// Per second, over the last window of measurement; `null` while nothing was measured.
+/// `in` is towards the back-end, bytes count from the IP header on.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Rate {
+    /// Connections admitted.
+    pub connections: Option<f64>,
+    /// Requests answered on those connections.
+    pub requests: Option<f64>,
+    /// Packets from clients.
+    pub packets_in: Option<f64>,
+    /// Packets to clients.
+    pub packets_out: Option<f64>,
+    /// Bytes from clients.
+    pub bytes_in: Option<f64>,
+    /// Bytes to clients.
+    pub bytes_out: Option<f64>,
+}
+
+/// Totals of a back-end. `in` is towards it, bytes count from the IP header on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Connections admitted.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+}
+
+/// Where a flow stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowState {
+    /// The handshake is not finished.
+    HalfOpen,
+    /// The handshake is finished.
+    Active,
+    /// One side has closed.
+    Closing,
+    /// Over, and counted no more; its entry goes shortly.
+    Ended,
+}
+
+impl FlowState {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::HalfOpen => "half_open",
+            Self::Active => "active",
+            Self::Closing => "closing",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// One connection in the flow table. `in` is towards the back-end, bytes count from the IP header
+/// on.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// The client's end.
+    pub client: SocketAddr,
+    /// Where it stands.
+    pub state: FlowState,
+    /// Packets from the client.
+    pub packets_in: u64,
+    /// Packets to the client.
+    pub packets_out: u64,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+    /// Since it was admitted.
+    pub age_seconds: f64,
+    /// Since its last packet.
+    pub idle_seconds: f64,
+}
+
+/// One waiting request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QueueRow {
+    /// Name of the service.
+    pub service: String,
+    /// The client's end.
+    pub client: SocketAddr,
+    /// Its place in the queue of its service: 1 is the next to be admitted.
+    pub position: u64,
+    /// Since it was received.
+    pub waited_ms: u64,
+    /// How often the client has repeated it.
+    pub retransmissions: u32,
+}
+
+/// `GET /v1/flows`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FlowList {
+    /// In no order.
+    pub flows: Vec<FlowRow>,
+    /// There are more than the limit of the listing let through.
+    pub truncated: bool,
+}
+
+/// `GET /v1/queue`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QueueList {
+    /// Oldest first, service by service.
+    pub queue: Vec<QueueRow>,
+    /// There are more than the limit of the listing let through.
+    pub truncated: bool,
+}

@@ -1,1 +1,350 @@
-//! telemetry
+//! What is told to machines: the table of metrics and its exporter, and the log. Nothing is
+//! measured here: a scrape shows the [`Status`] of its moment, and the waiting times recorded since
+//! the start.
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing_subscriber::EnvFilter;
+
+use crate::admin::{Control, serve};
+use crate::status::{BackendState, BackendStatus, ServiceStatus, Status};
+
+/// Upper bounds of the buckets of `dispatcher_queue_wait_seconds`: from what a busy host needs to
+/// release a request to beyond the usual queue timeout.
+pub const QUEUE_WAIT_BUCKETS: [f64; 14] = [
+    0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// How often recorded waiting times are put into their buckets, so that few are held singly.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a metric behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetricKind {
+    /// It only grows, until the daemon starts anew.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// It counts values by size.
+    Histogram,
+}
+
+/// One row of the table of metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metric {
+    /// Its name, unit included.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: MetricKind,
+    /// What it counts in.
+    pub unit: Unit,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells, for people.
+    pub help: &'static str,
+}
+
+macro_rules! metric_table {
+    ($($id:ident: $kind:ident $unit:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(const $id: Metric = Metric {
+            name: $name,
+            kind: MetricKind::$kind,
+            unit: Unit::$unit,
+            labels: &$labels,
+            help: $help,
+        };)*
+
+        /// Every metric that there is.
+        pub const METRICS: &[Metric] = &[$($id),*];
+    };
+}
+
+metric_table! {
+    BUILD_INFO: Gauge Count "dispatcher_build_info" ["version"],
+        "Always 1; the label tells the version";
+    FLOWS: Gauge Count "dispatcher_flows" [],
+        "Connections in the flow table";
+    FLOW_CAPACITY: Gauge Count "dispatcher_flow_capacity" [],
+        "Most connections that the flow table holds";
+    DROPPED: Counter Count "dispatcher_dropped_packets_total" ["reason"],
+        "Frames dropped";
+    REQUESTS: Counter Count "dispatcher_connection_requests_total" ["service", "outcome"],
+        "Connection requests by what became of them: admitted, refused, expired or abandoned";
+    RETRANSMISSIONS: Counter Count "dispatcher_connection_request_retransmissions_total"
+        ["service"], "Repetitions of connection requests that were counted before";
+    QUEUE_DEPTH: Gauge Count "dispatcher_queue_depth" ["service"],
+        "Connection requests that wait";
+    QUEUE_CAPACITY: Gauge Count "dispatcher_queue_capacity" ["service"],
+        "Most connection requests that may wait";
+    QUEUE_WAIT: Histogram Seconds "dispatcher_queue_wait_seconds" ["service"],
+        "How long connection requests waited that were admitted from the queue";
+    CONNECTIONS: Gauge Count "dispatcher_backend_connections" ["service", "backend", "state"],
+        "Connections by state: active or half_open; both count against the ceiling";
+    CEILING: Gauge Count "dispatcher_backend_ceiling" ["service", "backend"],
+        "Most connections that the back-end is given now";
+    UP: Gauge Count "dispatcher_backend_up" ["service", "backend"],
+        "1 while the back-end is given new connections, else 0";
+    PACKETS: Counter Count "dispatcher_backend_packets_total" ["service", "backend", "direction"],
+        "Packets to (in) and from (out) the back-end";
+    BYTES: Counter Bytes "dispatcher_backend_bytes_total" ["service", "backend", "direction"],
+        "Bytes to (in) and from (out) the back-end, from the IP header on";
+}
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+impl Metric {
+    /// With a value for each label, in the order of the table.
+    fn key(&self, values: &[&str]) -> Key {
+        debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
+        let labels = self.labels.iter().zip(values);
+        let labels: Vec<_> = labels
+            .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+            .collect();
+        Key::from_parts(self.name, labels)
+    }
+
+    fn describe(&self, recorder: &PrometheusRecorder) {
+        let name = KeyName::from_const_str(self.name);
+        let help = SharedString::const_str(self.help);
+        match self.kind {
+            MetricKind::Counter => recorder.describe_counter(name, Some(self.unit), help),
+            MetricKind::Gauge => recorder.describe_gauge(name, Some(self.unit), help),
+            MetricKind::Histogram => recorder.describe_histogram(name, Some(self.unit), help),
+        }
+    }
+}
+
+/// Records the waiting times of one service. Cheap to use, and to clone.
+#[derive(Clone)]
+pub struct QueueWait(metrics::Histogram);
+
+impl QueueWait {
+    /// A request that was admitted from the queue waited so long.
+    pub fn record(&self, waited: Duration) {
+        self.0.record(waited.as_secs_f64());
+    }
+}
+
+/// What outlives a scrape: the histograms.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+}
+
+impl Telemetry {
+    /// Nothing recorded yet.
+    ///
+    /// # Errors
+    /// Never with the buckets above; the library asks.
+    pub fn new() -> Result<Self, BuildError> {
+        let wait = Matcher::Full(QUEUE_WAIT.name.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(wait, &QUEUE_WAIT_BUCKETS)?
+            .build_recorder();
+        QUEUE_WAIT.describe(&recorder);
+        let handle = recorder.handle();
+        Ok(Self {
+            recorder: Arc::new(recorder),
+            handle,
+        })
+    }
+
+    /// Where to record the waiting times of a service: asked for once, not for each request.
+    #[must_use]
+    pub fn queue_wait(&self, service: &str) -> QueueWait {
+        let key = QUEUE_WAIT.key(&[service]);
+        QueueWait(self.recorder.register_histogram(&key, &METADATA))
+    }
+
+    /// Keeps what is held singly small, for as long as it is polled.
+    pub async fn keep_up(self) {
+        let mut ticks = interval(UPKEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+
+    /// The answer to a scrape, in the Prometheus text format.
+    ///
+    /// Counters and gauges are made anew each time, so that nothing is told of a back-end that is
+    /// gone.
+    #[must_use]
+    pub fn render(&self, status: &Status) -> String {
+        let scrape = Scrape::new();
+        scrape.set_all(status);
+        let mut text = scrape.0.handle().render();
+        text.push_str(&self.handle.render());
+        text
+    }
+}
+
+/// The counters and gauges of one scrape.
+struct Scrape(PrometheusRecorder);
+
+impl Scrape {
+    fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for metric in METRICS {
+            if metric.kind != MetricKind::Histogram {
+                metric.describe(&recorder);
+            }
+        }
+        Self(recorder)
+    }
+
+    fn counter(&self, metric: &Metric, labels: &[&str], value: u64) {
+        let counter = self.0.register_counter(&metric.key(labels), &METADATA);
+        counter.absolute(value);
+    }
+
+    /// Numbers of connections are far below 2^53, up to which a gauge is exact.
+    fn gauge(&self, metric: &Metric, labels: &[&str], value: u64) {
+        let gauge = self.0.register_gauge(&metric.key(labels), &METADATA);
+        gauge.set(value as f64);
+    }
+
+    fn set_all(&self, status: &Status) {
+        self.gauge(&BUILD_INFO, &[&status.version], 1);
+        self.gauge(&FLOWS, &[], status.flows.used);
+        self.gauge(&FLOW_CAPACITY, &[], status.flows.capacity);
+        for (reason, count) in &status.dropped {
+            self.counter(&DROPPED, &[reason], *count);
+        }
+        for service in &status.services {
+            self.set_service(service);
+        }
+    }
+
+    fn set_service(&self, service: &ServiceStatus) {
+        let name = service.name.as_str();
+        let requests = &service.requests;
+        let outcomes = [
+            ("admitted", requests.admitted),
+            ("refused", requests.refused),
+            ("expired", requests.expired),
+            ("abandoned", requests.abandoned),
+        ];
+        for (outcome, count) in outcomes {
+            self.counter(&REQUESTS, &[name, outcome], count);
+        }
+        self.counter(&RETRANSMISSIONS, &[name], requests.retransmitted);
+        self.gauge(&QUEUE_DEPTH, &[name], service.queue.depth);
+        self.gauge(&QUEUE_CAPACITY, &[name], service.queue.capacity);
+        for backend in &service.backends {
+            self.set_backend(name, backend);
+        }
+    }
+
+    fn set_backend(&self, service: &str, backend: &BackendStatus) {
+        let name = backend.name.as_str();
+        let total = &backend.total;
+        let up = backend.state == BackendState::Up;
+        self.gauge(&CONNECTIONS, &[service, name, "active"], backend.active);
+        self.gauge(
+            &CONNECTIONS,
+            &[service, name, "half_open"],
+            backend.half_open,
+        );
+        self.gauge(&CEILING, &[service, name], backend.ceiling);
+        self.gauge(&UP, &[service, name], u64::from(up));
+        self.counter(&PACKETS, &[service, name, "in"], total.packets_in);
+        self.counter(&PACKETS, &[service, name, "out"], total.packets_out);
+        self.counter(&BYTES, &[service, name, "in"], total.bytes_in);
+        self.counter(&BYTES, &[service, name, "out"], total.bytes_out);
+    }
+}
+
+/// The listener for scrapes, bound.
+#[derive(Debug)]
+pub struct MetricsServer(TcpListener);
+
+impl MetricsServer {
+    /// Binds to `listen`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn bind(listen: SocketAddr) -> anyhow::Result<Self> {
+        let bound = TcpListener::bind(listen).await;
+        bound
+            .map(Self)
+            .with_context(|| format!("cannot listen for scrapes on {listen} (metrics.listen)"))
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Serves `GET /metrics` until it is dropped.
+    pub async fn serve<C: Control>(self, telemetry: Telemetry, control: C) {
+        let router = Router::new()
+            .route("/metrics", get(scrape::<C>))
+            .fallback(|| async { (StatusCode::NOT_FOUND, "metrics are at /metrics\n") })
+            .with_state((telemetry, control));
+        serve(self.0, router).await;
+    }
+}
+
+async fn scrape<C: Control>(State((telemetry, control)): State<(Telemetry, C)>) -> Response {
+    match control.status().await {
+        Ok(status) => {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], telemetry.render(&status)).into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logs to stderr from now on; `RUST_LOG` says what, by default all from `info` on.
+///
+/// # Errors
+/// `RUST_LOG` cannot be read, or there is a log already.
+pub fn init_log(format: LogFormat) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter)
+            .with_context(|| format!("RUST_LOG is {filter:?}; try \"info\" or \"debug\""))?,
+        _ => EnvFilter::new("info"),
+    };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}

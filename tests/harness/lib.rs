@@ -16,6 +16,8 @@ pub mod client;
 pub mod nginx;
 pub mod sampler;
 pub mod scenario;
+pub mod packet;
+pub mod program;
 
 use std::time::{Duration, Instant};
 

@@ -1,1 +1,170 @@
-//! admission
+//! Admission: which connection request goes to which back-end, and when. A pure state machine: time
+//! is an argument, effects are [`Command`]s that its caller polls and carries out. No clock, no
+//! input or output, no log.
+//!
+//! It is driven by `handle_…(now, …)`. After each of them, poll [`Admission::poll_command`] until
+//! there is no more, and call [`Admission::handle_timeout`] no later than
+//! [`Admission::poll_timeout`] says. `now` never goes back.
+//!
+//! What always holds between two calls:
+//! - slots held at a back-end were below its ceiling whenever one was taken by a request;
+//! - a request waits only while no back-end of its service is available, or the flow table is full;
+//! - of a service, received = admitted + refused + expired + abandoned + those that wait;
+//! - a 5-tuple belongs to at most one record, a waiting request or a flow.
+//!
+//! Nothing on the path of a request or of an event looks at all back-ends or all of a queue.
+
+mod time;
+mod settings;
+mod command;
+mod slab;
+mod keys;
+mod timer;
+mod limiter;
+mod select;
+mod backlog;
+mod flows;
+mod service;
+mod configure;
+mod request;
+mod connection;
+mod view;
+#[cfg(test)]
+mod tests;
+
+use core::hash::BuildHasher;
+use std::collections::VecDeque;
+
+use dispatcher_common::flow::FlowKey;
+
+use backlog::Backlog;
+use flows::Flows;
+use keys::{KeyIndex, Owner, OwnerKind};
+use service::{Backend, Service};
+use slab::Slab;
+use timer::{Step, Wheel};
+
+pub use command::{
+    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, RemoveReason,
+    ServiceId,
+};
+pub use configure::AddError;
+pub use connection::{AdoptError, LINGER, PROBE_RETRY, RECLAIM_AFTER};
+pub use flows::FlowState;
+pub use service::ServiceCounters;
+pub use settings::{BackendSettings, BackendState, Ceiling, Overflow, ServiceSettings};
+pub use time::Time;
+pub use view::{BackendView, FlowView, QueuedView, ServiceView};
+
+/// Most timers that one [`Admission::handle_timeout`] looks at: a crowd that is due at once must
+/// not hold up the packets that arrive meanwhile.
+pub const TIMEOUT_STEPS_MAX: u32 = 4096;
+
+/// The state machine. `R` is what the caller wants to have back with a request, `S` hashes
+/// 5-tuples: clients choose these, so it should be keyed.
+#[derive(Clone, Debug)]
+pub struct Admission<R, S> {
+    services: Slab<Service<S>>,
+    backends: Slab<Backend>,
+    flows: Flows,
+    backlog: Backlog<R>,
+    index: KeyIndex,
+    timers: Wheel,
+    hasher: S,
+    commands: VecDeque<Command<R>>,
+    /// Services that may release a request; empty between two calls.
+    ready: VecDeque<ServiceId>,
+    /// Services that could not because the flow table was full.
+    starved: VecDeque<ServiceId>,
+}
+
+impl<R, S: BuildHasher + Clone> Admission<R, S> {
+    /// Without services. At most `flow_capacity` flows, those that linger included.
+    #[must_use]
+    pub fn new(flow_capacity: u32, hasher: S) -> Self {
+        let flow_capacity = flow_capacity.min(keys::RECORDS_MAX);
+        let mut admission = Self {
+            services: Slab::new(dispatcher_common::maps::SERVICES_MAX),
+            backends: Slab::new(dispatcher_common::maps::BACKENDS_MAX),
+            flows: Flows::new(flow_capacity),
+            backlog: Backlog::new(),
+            index: KeyIndex::new(),
+            timers: Wheel::new(flow_capacity),
+            hasher,
+            commands: VecDeque::new(),
+            ready: VecDeque::new(),
+            starved: VecDeque::new(),
+        };
+        admission.set_queue_capacity();
+        admission
+    }
+
+    /// The next effect to carry out.
+    pub fn poll_command(&mut self) -> Option<Command<R>> {
+        self.commands.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`] at the latest. It may be before anything is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// Does what is due by `now`, at most [`TIMEOUT_STEPS_MAX`] of it: more is left exactly when
+    /// [`Self::poll_timeout`] is not after `now`. Nothing is done early, and what is done in time
+    /// is done at most a millisecond late.
+    pub fn handle_timeout(&mut self, now: Time) {
+        for _ in 0..TIMEOUT_STEPS_MAX {
+            match self.timers.step(now) {
+                Step::Fired(owner) => {
+                    match owner.kind() {
+                        OwnerKind::Request(index) => self.request_due(now, index),
+                        OwnerKind::Flow(index) => self.flow_due(now, index),
+                    }
+                    self.settle(now);
+                }
+                Step::Moved => {}
+                Step::Idle => break,
+            }
+        }
+    }
+
+    /// Releases what may be released, at the end of every input. Services that the full flow table
+    /// held up have their turn as soon as it has room, the longest held up first.
+    fn settle(&mut self, now: Time) {
+        loop {
+            while let Some(service) = self.ready.pop_front() {
+                self.release(now, service);
+            }
+            if self.starved.is_empty() || !self.has_room(now) {
+                return;
+            }
+            let Some(id) = self.starved.pop_front() else {
+                return;
+            };
+            if let Some(service) = self.services.get_mut(id.0) {
+                service.starved = false;
+            }
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Tells the selector whether a back-end is available, after anything that bears on it.
+    fn refresh(&mut self, id: BackendId) {
+        let backend = &self.backends[id.0];
+        let available = backend.is_available();
+        let service = &mut self.services[backend.service.0];
+        service.selector.set_available(backend.position, available);
+        if available && !service.queue.is_empty() {
+            self.ready.push_back(backend.service);
+        }
+    }
+
+    fn find(&self, hash: u64, key: &FlowKey) -> Option<OwnerKind> {
+        let found = self.index.find(hash, |owner| match owner.kind() {
+            OwnerKind::Request(index) => self.backlog.get(index).key == *key,
+            OwnerKind::Flow(index) => self.flows.at(index).key == *key,
+        });
+        found.map(Owner::kind)
+    }
+}

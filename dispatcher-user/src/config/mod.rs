@@ -1,1 +1,302 @@
-//! config
+//! The configuration: what the file means, validated, with units and defaults. Nothing here acts on
+//! it. The modules stand from the whole file down to its single values.
+
+mod sections;
+mod service;
+mod backend;
+mod identity;
+mod reader;
+mod scalar;
+mod diagnostics;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dispatcher_common::maps;
+
+pub use diagnostics::{ConfigError, Problem};
+
+/// Most services: the `SERVICES` map holds no more.
+pub const SERVICES_MAX: usize = maps::SERVICES_MAX as usize;
+/// Most back-ends of one service.
+pub const BACKENDS_PER_SERVICE_MAX: usize = 1024;
+/// Most back-ends of all services together: the `BACKENDS` map holds no more.
+pub const BACKENDS_MAX: usize = maps::BACKENDS_MAX as usize;
+/// Most interfaces.
+pub const INTERFACES_MAX: usize = 64;
+/// Most requests that wait for one service.
+pub const QUEUE_CAPACITY_MAX: u32 = 65_536;
+/// Most connections that the flow table can be made for: 1.75 GiB of kernel memory, at 448 bytes
+/// each.
+pub const FLOW_CAPACITY_MAX: u32 = 4_194_304;
+/// Least capacity of a back-end: a ceiling of 1 must stay below it.
+pub const CAPACITY_MIN: u32 = 2;
+/// Most capacity of a back-end: more than the flow table can hold means nothing.
+pub const CAPACITY_MAX: u32 = FLOW_CAPACITY_MAX;
+/// Shortest timeout or interval: shorter ones are below what a busy host keeps.
+pub const DURATION_MIN: Duration = Duration::from_millis(10);
+/// Longest timeout or interval.
+pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most successive health checks asked for before a back-end changes its state.
+pub const HEALTH_COUNT_MAX: u32 = 100;
+/// Most bytes of a name.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Most bytes of an interface's name (`IFNAMSIZ`, less the closing zero).
+pub const INTERFACE_BYTES_MAX: usize = 15;
+/// Most bytes of a Unix socket's path (`sun_path`, less the closing zero).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Most bytes of a configuration file: 4096 back-ends with every key take a quarter of it.
+pub const FILE_BYTES_MAX: usize = 4 << 20;
+
+/// Where the admin socket is unless something says otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/dispatcher/admin.sock";
+/// Where maps and links are pinned unless the configuration says otherwise.
+pub const PIN_PATH_DEFAULT: &str = "/sys/fs/bpf/dispatcher";
+
+/// A configuration that was found right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[metrics]`; without that section there is no listener.
+    pub metrics: Option<Metrics>,
+    /// `[dataplane]`
+    pub dataplane: Dataplane,
+    /// `[[service]]`, at least one.
+    pub services: Vec<Service>,
+}
+
+/// `[admin]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// Absolute path of the admin socket; default [`SOCKET_DEFAULT`].
+    pub socket: PathBuf,
+}
+
+/// `[metrics]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Metrics {
+    /// Where `GET /metrics` is served; default `127.0.0.1:9464`.
+    pub listen: SocketAddr,
+}
+
+/// `[dataplane]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dataplane {
+    /// Interfaces to attach to, at least one, no two the same.
+    pub interfaces: Vec<String>,
+    /// Default [`AttachMode::Auto`].
+    pub attach_mode: AttachMode,
+    /// Default [`XskMode::Auto`].
+    pub xsk_mode: XskMode,
+    /// Connections that the flow table holds; default 262 144.
+    pub flow_capacity: u32,
+    /// Directory of the pins, absolute; default [`PIN_PATH_DEFAULT`].
+    pub pin_path: PathBuf,
+    /// Default [`OnExit::Keep`].
+    pub on_exit: OnExit,
+    /// Default [`Unattended::Drop`].
+    pub unattended: Unattended,
+}
+
+/// How to attach the XDP program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachMode {
+    /// Native, or generic with a warning.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic path.
+    Generic,
+}
+
+/// How AF_XDP sockets get their frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XskMode {
+    /// Zero-copy where the driver is known good, else copy.
+    Auto,
+    /// The kernel copies each frame.
+    Copy,
+    /// The driver writes into our memory, or the daemon does not start.
+    ZeroCopy,
+}
+
+/// What becomes of the program when the daemon stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnExit {
+    /// It stays attached: established flows go on.
+    Keep,
+    /// It is detached and the pins are removed.
+    Detach,
+}
+
+/// What a new SYN gets while no daemon runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unattended {
+    /// Nothing: the client tries again.
+    Drop,
+    /// The host's stack answers it.
+    Pass,
+}
+
+/// `[[service]]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Unlike that of any other service; default: the address, with `-` for every `:`.
+    pub name: String,
+    /// Where clients connect to; unlike that of any other service and any back-end.
+    pub address: SocketAddr,
+    /// Default [`Balance::RoundRobin`].
+    pub balance: Balance,
+    /// `[service.queue]`
+    pub queue: Queue,
+    /// `[service.ceiling]`
+    pub ceiling: Ceiling,
+    /// `[service.health]`
+    pub health: Health,
+    /// `[service.timeouts]`
+    pub timeouts: Timeouts,
+    /// `[[service.backend]]`, at least one, all of the service's address family.
+    pub backends: Vec<Backend>,
+}
+
+/// Which of several back-ends below their ceilings gets a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Balance {
+    /// Each in turn.
+    RoundRobin,
+}
+
+/// `[service.queue]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Most requests that wait; default 1024.
+    pub capacity: u32,
+    /// The longest that one waits; default 5 s.
+    pub timeout: Duration,
+    /// What a request gets that finds the queue full; default [`Overflow::Refuse`].
+    pub overflow: Overflow,
+    /// Most that wait from one client address; 0, the default, for no bound.
+    pub per_source: u32,
+}
+
+/// What a request gets that finds the queue full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overflow {
+    /// An RST.
+    Refuse,
+    /// Nothing: the client tries again.
+    Drop,
+}
+
+/// `[service.ceiling]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ceiling {
+    /// Default [`CeilingPolicy::Fixed`].
+    pub policy: CeilingPolicy,
+    /// How often the policy looks; default 1 s.
+    pub interval: Duration,
+}
+
+/// What moves the ceilings of a service's back-ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CeilingPolicy {
+    /// Nothing: a ceiling stays at its initial value.
+    Fixed,
+}
+
+impl CeilingPolicy {
+    /// As the configuration has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
+/// `[service.health]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// Default [`HealthKind::Off`].
+    pub kind: HealthKind,
+    /// From one check to the next; default 2 s.
+    pub interval: Duration,
+    /// How long a check waits for its answer, at most the interval; default 1 s.
+    pub timeout: Duration,
+    /// Good checks in succession until a back-end is up; default 2.
+    pub rise: u32,
+    /// Bad checks in succession until it is down; default 3.
+    pub fall: u32,
+}
+
+/// How the health of back-ends is checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HealthKind {
+    /// Not at all.
+    Off,
+}
+
+/// `[service.timeouts]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// SYN forwarded, handshake not finished; default 5 s.
+    pub handshake: Duration,
+    /// No packet either way; default 5 min.
+    pub idle: Duration,
+    /// One side has closed; default 30 s.
+    pub closing: Duration,
+}
+
+/// `[[service.backend]]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Unlike that of any other back-end of the service; default: the address, with `-` for every
+    /// `:`.
+    pub name: String,
+    /// Where the server listens; unlike that of any other back-end of the service.
+    pub address: SocketAddr,
+    /// Connections that the server is capable of; at least [`CAPACITY_MIN`].
+    pub capacity: u32,
+    /// What it is to be given.
+    pub ceiling: CeilingBounds,
+    /// Its share in balancing; default 1.
+    pub weight: u32,
+}
+
+/// `1 <= min <= initial <= max < capacity`, connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CeilingBounds {
+    /// What it starts with; default `max`, as the fixed policy never raises it.
+    pub initial: u32,
+    /// Never below; default 1.
+    pub min: u32,
+    /// Never above; default one less than the capacity.
+    pub max: u32,
+}
+
+impl Config {
+    /// Reads and validates the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what is wrong in it: all that is, not only the first.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let bytes = diagnostics::read(file)?;
+        Self::parse(file, &bytes)
+    }
+
+    /// Validates what was read from `file`, which is not touched: its name is for messages.
+    ///
+    /// # Errors
+    /// All that is wrong; of wrong syntax the first.
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+        sections::parse(file, bytes)
+    }
+
+    /// Back-ends of all services.
+    #[must_use]
+    pub fn backends_len(&self) -> usize {
+        self.services.iter().map(|s| s.backends.len()).sum()
+    }
+}

@@ -1,1 +1,192 @@
-//! datapath
+//! The kernel half as user space handles it: the program, its maps and its links, pinned so that
+//! flows outlive the daemon. The only folder that names aya; nothing here decides anything.
+
+pub mod flows;
+
+mod counters;
+mod events;
+mod link;
+mod pins;
+mod syscall;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::{Ebpf, EbpfLoader};
+use dispatcher_common::control::Control;
+use dispatcher_common::link::Link;
+use dispatcher_common::maps;
+use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+
+pub use flows::{FlowTable, InstallError};
+pub use link::{AttachMode, AttachedMode};
+pub use pins::{Unloaded, unload};
+
+/// The program as it was built, with BTF.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DISPATCHER_BPF_OBJECT"));
+
+/// What can go wrong between user space and the kernel half.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The pin path cannot be used.
+    #[error("cannot use pin path {path}: {source}{hint}")]
+    PinPath {
+        /// As configured.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Maps of another layout or size are pinned.
+    #[error(
+        "{path} holds maps that this version cannot take over ({what}): let their flows end, then \
+         run `dispatcher unload`"
+    )]
+    Incompatible {
+        /// The pinned map.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// The kernel refused the program or a map.
+    #[error("the kernel refused {what}: {reason}")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// Why, on one line.
+        reason: String,
+    },
+    /// The program cannot be attached.
+    #[error("cannot attach to {interface}: {reason}")]
+    Attach {
+        /// Interface.
+        interface: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+impl DatapathError {
+    fn refused(what: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Refused {
+            what: what.into(),
+            reason: one_line(error),
+        }
+    }
+}
+
+/// An error and its causes on one line, without the verifier's log.
+fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    const LONGEST: usize = 300;
+    let mut line = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        if !line.ends_with(first) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.extend(first.chars().take(LONGEST));
+        }
+        next = error.source();
+    }
+    line
+}
+
+/// How the kernel half is opened.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// Folder on a bpffs for the pins.
+    pub pin_path: PathBuf,
+    /// Connections that the flow table holds.
+    pub flow_capacity: u32,
+}
+
+/// The loaded program with its maps.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pin_path: PathBuf,
+    adopted: bool,
+    flows: FlowTable,
+    services: HashMap<MapData, ServiceKey, Service>,
+    links: HashMap<MapData, u32, Link>,
+    control: Array<MapData, Control>,
+    xsks: XskMap<MapData>,
+    events: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    backends: PerCpuArray<MapData, BackendCounters>,
+}
+
+impl Datapath {
+    /// Loads the program, with the pinned maps of an earlier run when there are any whose program
+    /// is still attached, else with new ones.
+    ///
+    /// # Errors
+    ///
+    /// When the pin path is no bpffs, when pinned maps differ in layout or size, or when the
+    /// kernel refuses the program.
+    pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        pins::prepare(&config.pin_path)?;
+        let entries = config.flow_capacity.saturating_mul(2);
+        let adopted = pins::adoptable(&config.pin_path, entries)?;
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(maps::FLOWS.name, entries);
+        for spec in maps::ALL {
+            loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| DatapathError::refused("the maps", &error))?;
+        link::program(&mut ebpf)?
+            .load()
+            .map_err(|error| DatapathError::refused("the program", &error))?;
+        Ok(Self {
+            flows: FlowTable::new(take_map(&mut ebpf, maps::FLOWS.name)?)?,
+            services: take(&mut ebpf, maps::SERVICES.name)?,
+            links: take(&mut ebpf, maps::LINKS.name)?,
+            control: take(&mut ebpf, maps::CONTROL.name)?,
+            xsks: take(&mut ebpf, maps::XSKS.name)?,
+            events: take(&mut ebpf, maps::EVENTS.name)?,
+            counters: take(&mut ebpf, maps::COUNTERS.name)?,
+            backends: take(&mut ebpf, maps::BACKENDS.name)?,
+            pin_path: config.pin_path.clone(),
+            adopted,
+            ebpf,
+        })
+    }
+
+    /// Whether the maps are those of an earlier run.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The flow table.
+    pub fn flows(&mut self) -> &mut FlowTable {
+        &mut self.flows
+    }
+
+    /// Where the maps are pinned.
+    #[must_use]
+    pub fn pin_path(&self) -> &Path {
+        &self.pin_path
+    }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, DatapathError> {
+    ebpf.take_map(name).ok_or_else(|| DatapathError::Refused {
+        what: format!("map {name}"),
+        reason: "it is not in the object".to_owned(),
+    })
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, DatapathError>
+where
+    T: TryFrom<Map, Error: std::error::Error + 'static>,
+{
+    T::try_from(take_map(ebpf, name)?)
+        .map_err(|error| DatapathError::refused(format!("map {name}"), &error))
+}

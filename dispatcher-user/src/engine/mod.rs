@@ -1,1 +1,306 @@
-//! engine
+//! The admission thread: the one place where decisions and effects meet. It polls the sockets and
+//! the event ring, feeds `admission`, and carries out what that decides. Everything else the
+//! daemon does runs elsewhere and talks to it through a [`Handle`].
+
+mod adopt;
+mod clock;
+mod effects;
+mod handle;
+mod host_stack;
+mod report;
+mod run;
+mod sockets;
+pub mod syn;
+mod waits;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use dispatcher_common::control::{self, Control};
+use dispatcher_common::event::FlowEvent;
+use dispatcher_common::link::NextHop;
+use dispatcher_common::service::ServiceKey;
+use dispatcher_common::tcp::Phase;
+use dispatcher_common::verdict::{DropReason, Handled};
+use foldhash::quality::RandomState;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::admission::{Admission, BackendId, FlowId, ServiceId, Time};
+use crate::datapath::Datapath;
+use crate::network::{NetworkView, Way};
+use crate::telemetry;
+
+pub use handle::Handle;
+pub use run::run;
+
+use handle::{Inbox, Message};
+use host_stack::HostStack;
+use report::Meters;
+use sockets::Sockets;
+use syn::Syn;
+use waits::Waits;
+
+/// Frames taken from one socket before the others have their turn.
+const FRAMES_A_TURN: usize = 256;
+/// Events taken from the ring before the sockets have their turn.
+const EVENTS_A_TURN: usize = 4096;
+/// Flows compared with the map in one turn while events were lost.
+const RECONCILED_A_TURN: usize = 1024;
+
+/// A service as the configuration names it.
+struct ServiceInfo {
+    id: ServiceId,
+    name: Arc<str>,
+    address: SocketAddr,
+    backends: Vec<BackendInfo>,
+    waits: Waits,
+    /// The same waits, for the metrics.
+    waits_metric: telemetry::QueueWait,
+}
+
+/// A back-end as the configuration names it.
+struct BackendInfo {
+    id: BackendId,
+    name: Arc<str>,
+    address: SocketAddr,
+    policy: &'static str,
+    meters: Meters,
+}
+
+/// Everything that the admission thread owns.
+struct Engine {
+    admission: Admission<Syn, RandomState>,
+    datapath: Datapath,
+    sockets: Sockets,
+    host_stack: HostStack,
+    inbox: Inbox,
+    services: Vec<ServiceInfo>,
+    by_key: HashMap<ServiceKey, ServiceId, RandomState>,
+    /// Where each back-end is and the way to it, by [`BackendId`].
+    backends: Vec<BackendWay>,
+    network: Arc<NetworkView>,
+    control: Control,
+    /// Frames that user space dropped, by reason.
+    dropped: [u64; DropReason::ALL.len()],
+    /// The program's count of lost events when they were last made up for.
+    events_lost: u64,
+    /// Flows still to be compared with the map.
+    to_reconcile: Vec<FlowId>,
+    started: Time,
+    /// When rates were last measured.
+    measured: Time,
+    attached: crate::datapath::AttachedMode,
+    stopping: bool,
+}
+
+/// Where a back-end is, and how to get there.
+#[derive(Clone, Copy)]
+struct BackendWay {
+    address: SocketAddr,
+    next_hop: NextHop,
+    /// Connections admitted to it.
+    connections: u64,
+}
+
+impl Engine {
+    /// Works until it is told to stop.
+    fn run(mut self) -> Self {
+        while !self.stopping {
+            let busy = self.turn();
+            if !busy {
+                self.wait();
+            }
+        }
+        self
+    }
+
+    /// One round over everything that may have come in. Returns whether more waits already.
+    ///
+    /// Slots that became free are known before requests that want them, and messages of operators
+    /// before both.
+    fn turn(&mut self) -> bool {
+        let now = clock::now();
+        // 1. What the rest of the daemon wants.
+        while let Some(message) = self.inbox.next() {
+            self.handle_message(now, message);
+        }
+        // 2. Phases that flows entered.
+        let mut busy = self.handle_events(now);
+        // 3. Connection requests.
+        busy |= self.receive(now);
+        // 4. Deadlines.
+        self.admission.handle_timeout(now);
+        busy |= self
+            .admission
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= now);
+        // 5. Flows whose events were lost.
+        busy |= self.reconcile(now);
+        // 6. What all this led to.
+        self.carry_out(now);
+        self.sockets.flush();
+        self.tick(now);
+        busy
+    }
+
+    fn handle_events(&mut self, now: Time) -> bool {
+        let Self {
+            datapath,
+            admission,
+            ..
+        } = self;
+        let taken = datapath.drain_events(EVENTS_A_TURN, |event: &FlowEvent| {
+            let flow = FlowId {
+                index: event.flow,
+                generation: event.generation,
+            };
+            admission.handle_phase(now, flow, Phase(event.phase));
+        });
+        taken == EVENTS_A_TURN
+    }
+
+    fn receive(&mut self, now: Time) -> bool {
+        let Self {
+            sockets,
+            admission,
+            by_key,
+            dropped,
+            ..
+        } = self;
+        sockets.receive(FRAMES_A_TURN, |device, frame| {
+            let accepted = Syn::read(frame, device).and_then(|(syn, segment)| {
+                let key = ServiceKey::new(segment.key.dst, segment.key.dst_port);
+                let service = *by_key.get(&key).ok_or(DropReason::NotARequest)?;
+                admission.handle_syn(now, service, segment.key, segment.tcp.seq, syn);
+                Ok(())
+            });
+            if let Err(reason) = accepted {
+                dropped[reason as usize] += 1;
+            }
+        })
+    }
+
+    /// After events were lost, compares every flow with the map, some each turn.
+    fn reconcile(&mut self, now: Time) -> bool {
+        if self.to_reconcile.is_empty() {
+            let lost = self.datapath.handled(Handled::EventLost);
+            if lost == self.events_lost {
+                return false;
+            }
+            tracing::warn!(
+                events = lost - self.events_lost,
+                "the event ring was full: reconciling"
+            );
+            self.events_lost = lost;
+            self.to_reconcile = self.admission.flows().map(|flow| flow.id).collect();
+        }
+        let rest = self.to_reconcile.len().saturating_sub(RECONCILED_A_TURN);
+        for id in self.to_reconcile.split_off(rest) {
+            let Some(flow) = self.admission.flow(id) else {
+                continue;
+            };
+            match self.datapath.flows().get(&flow.key) {
+                Some(pair) => {
+                    self.admission
+                        .handle_phase(now, id, Phase(pair.forward.phase));
+                }
+                None => self.admission.handle_missing(now, id),
+            }
+        }
+        !self.to_reconcile.is_empty()
+    }
+
+    fn handle_message(&mut self, now: Time, message: Message) {
+        match message {
+            Message::Network(view) => self.set_network(view),
+            // Whoever asked may have gone: then nobody misses the answer.
+            Message::Status(answer) => {
+                let _ = answer.send(Arc::new(self.status(now)));
+            }
+            Message::Queue(filter, answer) => {
+                let _ = answer.send(self.queue(now, &filter));
+            }
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// Takes up a new view of the network: ways first, then the generation that makes the program
+    /// ask anew.
+    fn set_network(&mut self, view: Arc<NetworkView>) {
+        self.network = view;
+        for backend in &mut self.backends {
+            backend.next_hop = way_to(&self.network, backend.address.ip());
+        }
+        if let Err(error) = self.datapath.set_links(&self.sockets.links(&self.network)) {
+            tracing::error!(%error, "the program does not know the interfaces");
+        }
+        self.control.network_generation = self.network.generation;
+        self.tell_program();
+    }
+
+    /// Tells the program the time, by which it stamps flows as seen.
+    fn tick(&mut self, now: Time) {
+        let ticks = clock::ticks(now);
+        if ticks != self.control.ticks {
+            self.control.ticks = ticks;
+            self.tell_program();
+            self.measure(now);
+        }
+    }
+
+    fn tell_program(&mut self) {
+        if let Err(error) = self.datapath.set_control(&self.control) {
+            tracing::error!(%error, "the program does not hear the daemon");
+        }
+    }
+
+    /// Sleeps until something comes in, a deadline is due or the next tick begins.
+    fn wait(&self) {
+        let now = clock::now();
+        let tick = clock::of_ticks(clock::ticks(now).wrapping_add(1));
+        let deadline = self
+            .admission
+            .poll_timeout()
+            .map_or(tick, |deadline| deadline.min(tick));
+        // Rounded up: woken early, it would turn idly until the deadline.
+        let millis = deadline.since(now).as_nanos().div_ceil(1_000_000);
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::ZERO);
+        // SAFETY: the ring's descriptor is open as long as the datapath, which `self` owns.
+        let events = unsafe { BorrowedFd::borrow_raw(self.datapath.events_fd()) };
+        let mut fds: Vec<_> = [self.inbox.as_fd(), events]
+            .into_iter()
+            .chain(self.sockets.fds())
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        // An interruption is one more reason to look.
+        let _ = poll(&mut fds, timeout);
+    }
+}
+
+/// The next hop to a back-end, or one that makes the host's stack find the way.
+fn way_to(view: &NetworkView, address: IpAddr) -> NextHop {
+    match view.way(address) {
+        Some(Way::Via(next_hop)) => *next_hop,
+        Some(Way::HostStack { .. }) => NextHop {
+            ifindex: NextHop::HOST_STACK,
+            generation: view.generation,
+            ..NextHop::UNKNOWN
+        },
+        Some(Way::Unresolved { .. }) | None => NextHop::UNKNOWN,
+    }
+}
+
+/// What the program is told first.
+fn first_control(generation: u32, unattended: crate::config::Unattended, now: Time) -> Control {
+    Control {
+        layout: control::LAYOUT,
+        network_generation: generation,
+        ticks: clock::ticks(now),
+        unattended: match unattended {
+            crate::config::Unattended::Drop => control::UNATTENDED_DROP,
+            crate::config::Unattended::Pass => control::UNATTENDED_PASS,
+        },
+    }
+}

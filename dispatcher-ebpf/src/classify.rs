@@ -1,0 +1,44 @@
+//! A packet without a flow: is it for a service, and is it a connection request?
+
+use dispatcher_common::addr::Addr;
+use dispatcher_common::header::TcpFlags;
+use dispatcher_common::parse::Segment;
+use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::verdict::DropReason;
+
+use crate::maps::SERVICES;
+
+/// What a segment without a flow is.
+pub enum Classified {
+    /// Not addressed to a service.
+    NotOurs,
+    /// A connection request to a service.
+    Request,
+    /// Addressed to a service, and nothing that it can use.
+    Unwanted(DropReason),
+}
+
+/// Classifies a segment.
+#[inline(always)]
+pub fn segment(segment: &Segment) -> Classified {
+    let key = ServiceKey::new(segment.key.dst, segment.key.dst_port);
+    // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
+    let service = unsafe { SERVICES.get(key) };
+    if service.is_none_or(|service| service.index == Service::ADDRESS_ONLY) {
+        Classified::NotOurs
+    } else if segment.tcp.flags.is_connection_request() {
+        Classified::Request
+    } else if segment.tcp.flags.any(TcpFlags::SYN) && segment.tcp.flags.any(CONTRADICTS_SYN) {
+        Classified::Unwanted(DropReason::Malformed)
+    } else {
+        Classified::Unwanted(DropReason::NoFlow)
+    }
+}
+
+const CONTRADICTS_SYN: TcpFlags = TcpFlags::FIN.with(TcpFlags::RST);
+
+/// Whether some service has this address: for packets whose port could not be read.
+#[inline(always)]
+pub fn is_service_address(addr: Addr) -> bool {
+    SERVICES.get_ptr(ServiceKey::any_port(addr)).is_some()
+}

@@ -1,0 +1,152 @@
+//! The flow table: find an entry, follow the connection, count, report phases that were entered.
+
+use core::ptr::NonNull;
+
+use dispatcher_common::event::FlowEvent;
+use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
+use dispatcher_common::header::TcpFlags;
+use dispatcher_common::link::NextHop;
+use dispatcher_common::parse::Segment;
+use dispatcher_common::tcp::{self, Phase};
+use dispatcher_common::verdict::Handled;
+
+use crate::maps::{BACKENDS, EVENTS, FLOWS};
+use crate::{atomic, counters};
+
+/// An entry of the flow table, in place.
+pub struct Flow(NonNull<FlowEntry>);
+
+impl Flow {
+    /// The entry as it is now.
+    #[inline(always)]
+    pub fn entry(&self) -> &FlowEntry {
+        // SAFETY: the pointer came from a lookup in this run of the program, so it stays mapped
+        // until the program returns. User space deletes an entry only after its quarantine, when
+        // no packet of the flow is under way; were it reused all the same, every value of every
+        // field is valid, and what was read of it meets one packet.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline(always)]
+    fn phase_word(&self) -> *mut u32 {
+        // SAFETY: as in `entry`; only the address is taken.
+        unsafe { &raw mut (*self.0.as_ptr()).phase }
+    }
+
+    /// Remembers where the flow's packets leave. Whoever stores at the same time stores the same:
+    /// both asked the same routing table.
+    #[inline(always)]
+    pub fn set_next_hop(&self, next_hop: &NextHop) {
+        // SAFETY: as in `entry`; no reference to this field is held across the store.
+        unsafe { (*self.0.as_ptr()).next_hop = *next_hop };
+    }
+}
+
+/// The entry for packets with this key.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> Option<Flow> {
+    FLOWS.get_ptr_mut(key).and_then(NonNull::new).map(Flow)
+}
+
+const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
+
+/// Follows the connection with a packet of it.
+#[inline(always)]
+pub fn track(flow: &Flow, segment: &Segment) {
+    let entry = flow.entry();
+    if Phase(entry.phase).is_steady() && !segment.tcp.flags.any(CHANGES_PHASE) {
+        let mut track = entry.track;
+        track.follow(&segment.tcp);
+        // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
+        unsafe { (*flow.0.as_ptr()).track = track };
+    } else {
+        change_phase(flow, segment);
+    }
+}
+
+/// Handshake, FIN and RST need both directions.
+#[inline(always)]
+fn change_phase(flow: &Flow, segment: &Segment) {
+    let own = flow.entry();
+    let translation = own.translation;
+    let Some(peer) = find(&segment.key.of_peer(&translation)) else {
+        return;
+    };
+    let direction = translation.direction();
+    let forward = match direction {
+        Direction::Forward => flow,
+        Direction::Reply => &peer,
+    };
+    let phase = Phase(forward.entry().phase);
+    let (bits, track) = tcp::advance(
+        phase,
+        direction,
+        &segment.tcp,
+        own.track,
+        peer.entry().track,
+    );
+    // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
+    unsafe { (*flow.0.as_ptr()).track = track };
+    if bits == Phase::default() {
+        return;
+    }
+    // SAFETY: both words lie in live elements and are only ever written by this function.
+    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
+    let copy = match direction {
+        Direction::Forward => &peer,
+        Direction::Reply => flow,
+    };
+    // SAFETY: as above.
+    unsafe { atomic::fetch_or(copy.phase_word(), bits.0) };
+    report(forward.entry(), before, before.with(bits));
+}
+
+/// One event for each phase that user space acts on; the atomic OR lets one processor see it.
+#[inline(always)]
+fn report(entry: &FlowEntry, before: Phase, after: Phase) {
+    if !after.is_news_after(before) {
+        return;
+    }
+    let event = FlowEvent {
+        flow: entry.flow,
+        generation: entry.generation,
+        phase: after.0,
+        added: after.0 & !before.0,
+    };
+    if EVENTS.output_untyped::<FlowEvent>(event, 0).is_err() {
+        counters::count(Handled::EventLost.counter());
+    }
+}
+
+/// Counts the packet for the flow and for the back-end, and notes when it was seen.
+#[inline(always)]
+pub fn count(flow: &Flow, segment: &Segment, ticks: u32) {
+    let bytes = u64::from(segment.ip_len);
+    let entry = flow.0.as_ptr();
+    // SAFETY: `flow` is a live element. The stores are plain: packets of one direction come on one
+    // receive queue, and where they do not, a count may lose a packet and nothing else.
+    let (backend, direction) = unsafe {
+        (*entry).packets += 1;
+        (*entry).bytes += bytes;
+        if (*entry).last_seen != ticks {
+            (*entry).last_seen = ticks;
+        }
+        ((*entry).backend, (*entry).translation.direction())
+    };
+    let Some(counters) = BACKENDS.get_ptr_mut(backend) else {
+        return;
+    };
+    // SAFETY: the slot belongs to this processor, which runs one XDP program at a time.
+    unsafe {
+        match direction {
+            Direction::Forward => {
+                (*counters).packets_in += 1;
+                (*counters).bytes_in += bytes;
+            }
+            Direction::Reply => {
+                (*counters).packets_out += 1;
+                (*counters).bytes_out += bytes;
+            }
+        }
+    }
+}

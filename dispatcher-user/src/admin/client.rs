@@ -1,0 +1,187 @@
+//! The client of the admin socket: one request, one answer, both bounded.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::{ErrorBody, FlowQuery, QueueQuery};
+
+/// How long an answer may take.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// Most bytes of an answer: [`LIST_LIMIT_MAX`](super::LIST_LIMIT_MAX) rows of the longest names.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens, or the socket may not be used.
+    #[error("no daemon answers at {}: {}; {}", .socket.display(), plain(.cause), hint(.cause))]
+    NoDaemon {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Connected, but no proper answer came.
+    #[error("the daemon at {} did not answer properly: {reason}", .socket.display())]
+    NoAnswer {
+        /// The socket.
+        socket: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The daemon said no.
+    #[error("{reason}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What the daemon said.
+        reason: String,
+    },
+}
+
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such socket".to_owned(),
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "use it as root or as a member of its group"
+    } else {
+        "start one with `dispatcher run`, or name its socket with --socket"
+    }
+}
+
+/// An answer: what the daemon sent, and what it means.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// The body as it came, for `--json`.
+    pub json: String,
+    /// The body read.
+    pub value: T,
+}
+
+/// Talks to the daemon at a socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_path_buf(),
+        }
+    }
+
+    /// `GET /v1/status`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn status(&self) -> Result<Answer<crate::status::Status>, ClientError> {
+        self.get("/v1/status", &()).await
+    }
+
+    /// `GET /v1/flows`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn flows(
+        &self,
+        query: &FlowQuery,
+    ) -> Result<Answer<crate::status::FlowList>, ClientError> {
+        self.get("/v1/flows", query).await
+    }
+
+    /// `GET /v1/queue`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn queue(
+        &self,
+        query: &QueueQuery,
+    ) -> Result<Answer<crate::status::QueueList>, ClientError> {
+        self.get("/v1/queue", query).await
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
+        let query = serde_urlencoded::to_string(query).map_err(|error| self.no_answer(&error))?;
+        let (status, body) = timeout(ANSWER_TIME_MAX, self.exchange(path, &query))
+            .await
+            .map_err(|_| self.no_answer(&format!("nothing within {ANSWER_TIME_MAX:?}")))??;
+        if status != StatusCode::OK {
+            let said = serde_json::from_slice::<ErrorBody>(&body);
+            return Err(ClientError::Refused {
+                status: status.as_u16(),
+                reason: said.map_or_else(|_| status.to_string(), |body| body.error),
+            });
+        }
+        let value = serde_json::from_slice(&body).map_err(|error| self.no_answer(&error))?;
+        let json = String::from_utf8(body.into()).map_err(|error| self.no_answer(&error))?;
+        Ok(Answer { json, value })
+    }
+
+    async fn exchange(&self, path: &str, query: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|cause| ClientError::NoDaemon {
+                    socket: self.socket.clone(),
+                    cause,
+                })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.no_answer(&error))?;
+        // What goes wrong with the connection is told where the answer is awaited.
+        let driver = tokio::spawn(connection);
+        let uri = if query.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{query}")
+        };
+        let request = Request::get(uri)
+            .header(header::HOST, "dispatcher")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.no_answer(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.no_answer(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| self.no_answer(&error))?;
+        driver.abort();
+        Ok((status, body.to_bytes()))
+    }
+
+    fn no_answer(&self, reason: &dyn ToString) -> ClientError {
+        ClientError::NoAnswer {
+            socket: self.socket.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A daemon for tests: one service with one back-end, 5 flows, 3 requests that wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Control, FlowFilter, QueueFilter};
+use crate::status::{
+    AttachMode, BackendState, BackendStatus, ConnectMs, FlowRow, FlowState, FlowTableStatus,
+    FrameStatus, QueueRow, QueueStatus, Rate, Requests, ResponseMs, ServiceStatus, Status, Totals,
+    WaitMs,
+};
+
+pub(crate) const FLOWS: usize = 5;
+pub(crate) const QUEUED: usize = 3;
+
+/// Tells what [`status`] says.
+#[derive(Clone)]
+pub(crate) struct Fake(Arc<Status>);
+
+impl Fake {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(status()))
+    }
+}
+
+impl Control for Fake {
+    fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.0)
+    }
+
+    async fn flows(&self, filter: FlowFilter) -> anyhow::Result<Vec<FlowRow>> {
+        let flows = (1..=FLOWS).map(flow);
+        let wanted = flows.filter(|flow| {
+            filter
+                .service
+                .as_ref()
+                .is_none_or(|name| *name == flow.service)
+                && filter
+                    .backend
+                    .as_ref()
+                    .is_none_or(|name| *name == flow.backend)
+                && filter
+                    .client
+                    .is_none_or(|client| client == flow.client.ip())
+        });
+        Ok(wanted.take(filter.limit).collect())
+    }
+
+    async fn queue(&self, filter: QueueFilter) -> anyhow::Result<Vec<QueueRow>> {
+        Ok((1..=QUEUED).map(queued).take(filter.limit).collect())
+    }
+}
+
+/// The `n`th flow, of client 198.51.100.`n`.
+pub(crate) fn flow(n: usize) -> FlowRow {
+    FlowRow {
+        service: "web".to_owned(),
+        backend: "web-1".to_owned(),
+        client: format!("198.51.100.{n}:40000").parse().unwrap(),
+        state: FlowState::HalfOpen,
+        packets_in: 10,
+        packets_out: 20,
+        bytes_in: 1000,
+        bytes_out: 20_000,
+        age_seconds: 75.5,
+        idle_seconds: 0.25,
+    }
+}
+
+pub(crate) fn queued(n: usize) -> QueueRow {
+    QueueRow {
+        service: "web".to_owned(),
+        client: format!("[2001:db8::{n}]:40000").parse().unwrap(),
+        position: n as u64,
+        waited_ms: 1500 - n as u64,
+        retransmissions: 1,
+    }
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        version: "0.1.0".to_owned(),
+        uptime_seconds: 12.5,
+        attach_mode: AttachMode::Native,
+        flows: FlowTableStatus {
+            used: 12,
+            capacity: 262_144,
+        },
+        frames: FrameStatus {
+            total: 4096,
+            home: 4090,
+            in_flight: 6,
+        },
+        dropped: BTreeMap::from([("no_flow".to_owned(), 7), ("fragment".to_owned(), 0)]),
+        services: vec![ServiceStatus {
+            name: "web".to_owned(),
+            address: "192.0.2.10:80".parse().unwrap(),
+            queue: QueueStatus {
+                depth: 3,
+                capacity: 1024,
+                oldest_wait_ms: 120,
+                wait_ms: WaitMs {
+                    p50: Some(40),
+                    p99: Some(180),
+                    max: None,
+                },
+            },
+            requests: Requests {
+                received: 100,
+                admitted: 60,
+                queued: 3,
+                refused: 20,
+                expired: 10,
+                abandoned: 7,
+                retransmitted: 11,
+            },
+            backends: vec![backend()],
+        }],
+    }
+}
+
+fn backend() -> BackendStatus {
+    BackendStatus {
+        name: "web-1".to_owned(),
+        address: "10.0.0.11:8080".parse().unwrap(),
+        state: BackendState::Up,
+        active: 30,
+        half_open: 2,
+        active_max: 32,
+        ceiling: 32,
+        ceiling_min: 1,
+        ceiling_max: 255,
+        capacity: 256,
+        policy: "fixed".to_owned(),
+        response_ms: ResponseMs::default(),
+        connect_ms: ConnectMs::default(),
+        rate: Rate {
+            connections: Some(900.0),
+            ..Rate::default()
+        },
+        total: Totals {
+            connections: 60,
+            packets_in: 5400,
+            packets_out: 5401,
+            bytes_in: 100_000,
+            bytes_out: 900_000,
+        },
+    }
+}

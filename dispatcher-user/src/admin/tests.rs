@@ -1,0 +1,413 @@
+//! The admin socket from both ends: its file, its answers, its bounds, the client and the tables.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::fake::{self, Fake};
+use super::{
+    AdminServer, Client, ClientError, FlowQuery, QueueQuery, flow_table, http, queue_table,
+    status_tables,
+};
+
+/// A directory of this test's own, removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("dispatcher-admin-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("run/admin.sock")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// A running server; dropped, it stops.
+struct Running {
+    directory: Directory,
+    server: JoinHandle<()>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let directory = Directory::new();
+        let server = AdminServer::bind(&directory.socket()).unwrap();
+        Self {
+            server: tokio::spawn(server.serve(Fake::new())),
+            directory,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.directory.socket())
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.directory.socket()).await.unwrap()
+    }
+
+    /// Status line, and the body read as JSON.
+    async fn ask(&self, request: &str) -> (String, Value) {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let line = head.lines().next().unwrap().to_owned();
+        (line, serde_json::from_str(body).unwrap_or_default())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+#[tokio::test]
+async fn the_status_has_the_names_that_users_rely_on() {
+    let running = Running::start();
+    let (line, body) = running
+        .ask("GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n")
+        .await;
+    let unknown_response = json!({ "mean": null, "p50": null, "p99": null, "max": null });
+    assert_eq!(line, "HTTP/1.1 200 OK");
+    assert_eq!(
+        body,
+        json!({ "version": "0.1.0", "uptime_seconds": 12.5, "attach_mode": "native",
+          "flows": { "used": 12, "capacity": 262_144 },
+          "frames": { "total": 4096, "home": 4090, "in_flight": 6 },
+          "dropped": { "no_flow": 7, "fragment": 0 },
+          "services": [ { "name": "web", "address": "192.0.2.10:80",
+              "queue": { "depth": 3, "capacity": 1024, "oldest_wait_ms": 120,
+                  "wait_ms": { "p50": 40, "p99": 180, "max": null } },
+              "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
+                  "expired": 10, "abandoned": 7, "retransmitted": 11 },
+              "backends": [ { "name": "web-1", "address": "10.0.0.11:8080", "state": "up",
+                  "active": 30, "half_open": 2, "active_max": 32, "ceiling": 32,
+                  "ceiling_min": 1, "ceiling_max": 255, "capacity": 256, "policy": "fixed",
+                  "response_ms": unknown_response,
+                  "connect_ms": { "mean": null, "max": null },
+                  "rate": { "connections": 900.0, "requests": null, "packets_in": null,
+                      "packets_out": null, "bytes_in": null, "bytes_out": null },
+                  "total": { "connections": 60, "packets_in": 5400, "packets_out": 5401,
+                      "bytes_in": 100_000, "bytes_out": 900_000 } } ] } ] })
+    );
+}
+
+#[tokio::test]
+async fn the_client_reads_what_the_server_tells() {
+    let running = Running::start();
+    let client = running.client();
+    let status = client.status().await.unwrap();
+    assert_eq!(status.value, fake::status());
+    assert_eq!(
+        serde_json::from_str::<Value>(&status.json).unwrap()["version"],
+        "0.1.0"
+    );
+    let flows = client.flows(&FlowQuery::default()).await.unwrap().value;
+    assert_eq!(
+        flows.flows,
+        (1..=fake::FLOWS).map(fake::flow).collect::<Vec<_>>()
+    );
+    assert!(!flows.truncated);
+    let queue = client.queue(&QueueQuery::default()).await.unwrap().value;
+    assert_eq!(
+        queue.queue,
+        (1..=fake::QUEUED).map(fake::queued).collect::<Vec<_>>()
+    );
+    assert!(!queue.truncated);
+}
+
+#[tokio::test]
+async fn listings_are_filtered_and_cut() {
+    let running = Running::start();
+    let client = running.client();
+    let query = FlowQuery {
+        service: Some("web".to_owned()),
+        backend: Some("web-1".to_owned()),
+        client: Some("198.51.100.3".parse().unwrap()),
+        limit: None,
+    };
+    let flows = client.flows(&query).await.unwrap().value;
+    assert_eq!((flows.flows, flows.truncated), (vec![fake::flow(3)], false));
+    for (limit, truncated) in [(fake::FLOWS - 1, true), (fake::FLOWS, false)] {
+        let query = FlowQuery {
+            limit: Some(limit),
+            ..FlowQuery::default()
+        };
+        let flows = client.flows(&query).await.unwrap().value;
+        assert_eq!((flows.flows.len(), flows.truncated), (limit, truncated));
+    }
+    let query = QueueQuery {
+        service: None,
+        limit: Some(1),
+    };
+    let queue = client.queue(&query).await.unwrap().value;
+    assert_eq!(
+        (queue.queue, queue.truncated),
+        (vec![fake::queued(1)], true)
+    );
+}
+
+#[tokio::test]
+async fn wrong_requests_are_told_what_is_wrong() {
+    let running = Running::start();
+    for (request, status, error) in [
+        (
+            "GET /v1/flows?service=wob",
+            "404",
+            "no service \"wob\"; there are web",
+        ),
+        (
+            "GET /v1/queue?service=wob",
+            "404",
+            "no service \"wob\"; there are web",
+        ),
+        (
+            "GET /v1/flows?backend=b%20c",
+            "404",
+            "no back-end \"b c\"; there are web-1",
+        ),
+        (
+            "GET /v1/flows?limit=0",
+            "400",
+            "limit is 0; it must be 1 to 1000000",
+        ),
+        (
+            "GET /v1/queue?limit=1000001",
+            "400",
+            "limit is 1000001; it must be 1 to 1000000",
+        ),
+        (
+            "GET /v1/flows?client=me",
+            "400",
+            "client: invalid IP address syntax",
+        ),
+        ("GET /v1/queue?backend=b", "400", "unknown field `backend`"),
+        (
+            "GET /v2/status",
+            "404",
+            "there are /v1/status, /v1/flows and /v1/queue",
+        ),
+        ("DELETE /v1/status", "405", "use GET"),
+    ] {
+        let (line, body) = running
+            .ask(&format!("{request} HTTP/1.1\r\nhost: d\r\n\r\n"))
+            .await;
+        assert_eq!(line.split(' ').nth(1), Some(status), "{request}");
+        let told = body["error"].as_str().unwrap_or_default();
+        assert!(told.contains(error), "{request}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_passes_on_what_the_daemon_refused() {
+    let running = Running::start();
+    let query = QueueQuery {
+        service: Some("a&b=c".to_owned()),
+        limit: None,
+    };
+    let error = running.client().queue(&query).await.unwrap_err();
+    assert!(
+        matches!(error, ClientError::Refused { status: 404, .. }),
+        "{error:?}"
+    );
+    assert_eq!(error.to_string(), "no service \"a&b=c\"; there are web");
+}
+
+#[tokio::test]
+async fn a_request_without_end_is_refused() {
+    let running = Running::start();
+    let long = format!(
+        "GET /v1/status HTTP/1.1\r\nlong: {}\r\n\r\n",
+        "x".repeat(20 << 10)
+    );
+    // Most of it stays unread, so the answer may be lost by the reset that follows it.
+    let mut stream = running.connect().await;
+    let _ = stream.write_all(long.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
+    let many = format!("GET /v1/status HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(100));
+    let (line, _) = running.ask(&many).await;
+    assert!(line.starts_with("HTTP/1.1 431"), "{line}");
+}
+
+#[tokio::test]
+async fn more_connections_than_the_bound_wait_for_their_turn() {
+    let running = Running::start();
+    let mut idle = Vec::new();
+    for _ in 0..http::CONNECTIONS_MAX {
+        idle.push(running.connect().await);
+    }
+    let client = running.client();
+    let mut status = Box::pin(client.status());
+    let early = timeout(Duration::from_millis(100), &mut status).await;
+    assert!(
+        early.is_err(),
+        "answered beside {} others",
+        http::CONNECTIONS_MAX
+    );
+    idle.pop();
+    assert_eq!(status.await.unwrap().value, fake::status());
+}
+
+#[tokio::test]
+async fn without_a_daemon_the_client_says_so_in_one_line() {
+    let directory = Directory::new();
+    let nothing = directory.0.join("none.sock");
+    let error = Client::new(&nothing).status().await.unwrap_err();
+    let hint = "start one with `dispatcher run`, or name its socket with --socket";
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no daemon answers at {}: no such socket; {hint}",
+            nothing.display()
+        )
+    );
+    let stale = directory.0.join("stale.sock");
+    drop(StdListener::bind(&stale).unwrap());
+    let error = Client::new(&stale).status().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no daemon answers at {}: connection refused; {hint}",
+            stale.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_told() {
+    let directory = Directory::new();
+    let path = directory.0.join("odd.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let odd = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            .await
+            .unwrap();
+    });
+    let error = Client::new(&path).status().await.unwrap_err();
+    odd.await.unwrap();
+    let told = error.to_string();
+    assert!(
+        told.contains("did not answer properly: missing field `version`"),
+        "{told}"
+    );
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn the_socket_comes_with_its_directory_and_mode_and_goes_with_the_server() {
+    let directory = Directory::new();
+    let socket = directory.socket();
+    let server = AdminServer::bind(&socket).unwrap();
+    assert_eq!(mode(&socket), 0o660);
+    drop(server);
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn the_socket_of_a_dead_daemon_is_replaced() {
+    let directory = Directory::new();
+    let path = directory.0.join("stale.sock");
+    drop(StdListener::bind(&path).unwrap());
+    let _server = AdminServer::bind(&path).unwrap();
+    assert_eq!(mode(&path), 0o660);
+}
+
+#[tokio::test]
+async fn the_socket_of_a_running_daemon_is_left_alone() {
+    let running = Running::start();
+    let socket = running.directory.socket();
+    let error = AdminServer::bind(&socket).unwrap_err().to_string();
+    assert!(error.starts_with("another daemon answers at"), "{error}");
+    running.client().status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let directory = Directory::new();
+    let path = directory.0.join("notes.txt");
+    fs::write(&path, "keep").unwrap();
+    let error = AdminServer::bind(&path).unwrap_err().to_string();
+    assert!(error.contains("exists and is no socket"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "keep");
+}
+
+#[tokio::test]
+async fn a_socket_that_another_put_in_its_place_is_left_alone() {
+    let directory = Directory::new();
+    let path = directory.0.join("admin.sock");
+    let server = AdminServer::bind(&path).unwrap();
+    // Moved, not removed: its inode stays in use and cannot be given to the other.
+    fs::rename(&path, directory.0.join("moved.sock")).unwrap();
+    let _other = StdListener::bind(&path).unwrap();
+    drop(server);
+    assert!(path.exists());
+}
+
+#[test]
+fn tables_are_aligned() {
+    assert_eq!(
+        status_tables(&fake::status()),
+        "\
+dispatcher 0.1.0, up 12s, attached native, flows 12 of 262144
+dropped: no_flow 7
+
+web  192.0.2.10:80
+  queue     3 of 1024, oldest 120 ms; waited p50 40 ms, p99 180 ms, max -
+  requests  100 received: 60 admitted, 20 refused, 10 expired, 7 abandoned, 3 queued
+  back-end  address         state  active  half-open  most  ceiling  capacity  conn/s
+  web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0
+"
+    );
+    assert_eq!(
+        flow_table(&[fake::flow(1)]),
+        "\
+service  back-end  client              state      pkts in  pkts out  bytes in  bytes out    age  \
+idle
+web      web-1     198.51.100.1:40000  half_open       10        20      1000      20000  1m15s  \
+0.2s
+"
+    );
+    assert_eq!(
+        queue_table(&[fake::queued(1)]),
+        "\
+service  position  client                waited  retransmissions
+web             1  [2001:db8::1]:40000  1499 ms                1
+"
+    );
+}

@@ -1,0 +1,242 @@
+//! The flow table: what is known of each flow, by index and generation, and the flows that linger
+//! in the order in which they ended. It keeps records; it decides nothing.
+
+use core::time::Duration;
+
+use dispatcher_common::flow::FlowKey;
+use dispatcher_common::tcp::Phase;
+
+use super::command::{BackendId, FlowId, ServiceId};
+use super::limiter::Slot;
+use super::slab::{NONE, Slab};
+use super::time::Time;
+use super::timer::TimerId;
+
+/// Most back-ends that one request is tried at before it is turned away: a client port that
+/// collides at as many is no coincidence.
+pub(super) const TRIES_MAX: usize = 4;
+
+/// Where a flow stands in its life. It only ever moves on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FlowState {
+    /// Its SYN was forwarded, the handshake is not finished.
+    HalfOpen,
+    /// The handshake is finished.
+    Established,
+    /// One side has closed.
+    Closing,
+    /// It has ended and holds no slot; late packets of it are still translated.
+    Lingering,
+}
+
+impl FlowState {
+    /// The state of a flow in `phase`.
+    pub(super) const fn of(phase: Phase) -> Self {
+        if phase.is_ended() {
+            Self::Lingering
+        } else if phase.is_closing() {
+            Self::Closing
+        } else if phase.is_established() {
+            Self::Established
+        } else {
+            Self::HalfOpen
+        }
+    }
+
+    /// The slot that a flow holds in this state.
+    pub(super) const fn slot(self) -> Option<Slot> {
+        match self {
+            Self::HalfOpen => Some(Slot::HalfOpen),
+            Self::Established | Self::Closing => Some(Slot::Active),
+            Self::Lingering => None,
+        }
+    }
+}
+
+/// Back-ends at which a request has met a collision.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried {
+    len: u8,
+    /// Each a [`BackendId`], of which there are few.
+    backends: [u16; TRIES_MAX - 1],
+}
+
+const _: () = assert!(dispatcher_common::maps::BACKENDS_MAX <= 1 << u16::BITS);
+
+impl Tried {
+    /// Notes one more, if another try is left.
+    pub(super) fn and(mut self, backend: BackendId) -> Option<Self> {
+        *self.backends.get_mut(usize::from(self.len))? = backend.0 as u16;
+        self.len += 1;
+        Some(self)
+    }
+
+    pub(super) fn has(&self, backend: BackendId) -> bool {
+        self.backends[..usize::from(self.len)].contains(&(backend.0 as u16))
+    }
+}
+
+/// A flow.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) key: FlowKey,
+    pub(super) service: ServiceId,
+    pub(super) backend: BackendId,
+    /// Not known of a flow that lived through a restart.
+    pub(super) isn: Option<u32>,
+    pub(super) generation: u32,
+    pub(super) phase: Phase,
+    pub(super) state: FlowState,
+    pub(super) timer: TimerId,
+    pub(super) admitted_at: Time,
+    /// When it came into its state.
+    pub(super) changed_at: Time,
+    pub(super) waited: Option<Duration>,
+    pub(super) tried: Tried,
+    /// Neighbours in the list of those that linger.
+    pub(super) links: Links,
+}
+
+/// Places in the list of flows that linger.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Links {
+    previous: u32,
+    next: u32,
+}
+
+impl Links {
+    pub(super) const NONE: Self = Self {
+        previous: NONE,
+        next: NONE,
+    };
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub(super) struct Flows {
+    flows: Slab<Flow>,
+    /// The next flow's, so that no two flows of one index share one until 2^32 others have been.
+    generation: u32,
+    lingering: Links,
+}
+
+impl Flows {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self {
+            flows: Slab::new(capacity),
+            generation: 1,
+            lingering: Links::NONE,
+        }
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.flows.len()
+    }
+
+    pub(super) const fn capacity(&self) -> u32 {
+        self.flows.capacity()
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.flows.is_full()
+    }
+
+    /// The identity of the flow at an index.
+    pub(super) fn id(&self, index: u32) -> FlowId {
+        FlowId {
+            index,
+            generation: self.flows[index].generation,
+        }
+    }
+
+    /// The identity that the next flow will get.
+    pub(super) fn next_id(&self) -> FlowId {
+        FlowId {
+            index: self.flows.next_index(),
+            generation: self.generation,
+        }
+    }
+
+    /// Adds a flow, whose identity [`Self::next_id`] told; gives it back when the table is full.
+    pub(super) fn insert(&mut self, flow: Flow) -> Result<u32, Flow> {
+        debug_assert_eq!(
+            flow.generation, self.generation,
+            "the flow was told its identity"
+        );
+        let index = self.flows.insert(flow)?;
+        self.pass_generation(self.generation);
+        Ok(index)
+    }
+
+    /// Adds a flow that lived through a restart; gives it back when its index is taken.
+    pub(super) fn insert_at(&mut self, index: u32, flow: Flow) -> Result<(), Flow> {
+        let generation = flow.generation;
+        self.flows.insert_at(index, flow)?;
+        if generation >= self.generation {
+            self.pass_generation(generation);
+        }
+        Ok(())
+    }
+
+    fn pass_generation(&mut self, generation: u32) {
+        self.generation = generation.wrapping_add(1).max(1);
+    }
+
+    /// The flow, unless another one has its index now.
+    pub(super) fn find(&mut self, id: FlowId) -> Option<&mut Flow> {
+        let flow = self.flows.get_mut(id.index)?;
+        (flow.generation == id.generation).then_some(flow)
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&Flow> {
+        self.flows.get(index)
+    }
+
+    pub(super) fn at(&self, index: u32) -> &Flow {
+        &self.flows[index]
+    }
+
+    /// Takes a flow out.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Flow> {
+        if self.flows.get(index)?.state == FlowState::Lingering {
+            self.unlink(index);
+        }
+        self.flows.remove(index)
+    }
+
+    /// Puts a flow that has just ended at the end of the list of those that linger.
+    pub(super) fn linger(&mut self, index: u32) {
+        let last = self.lingering.previous;
+        self.flows[index].links = Links {
+            previous: last,
+            next: NONE,
+        };
+        match last {
+            NONE => self.lingering.next = index,
+            last => self.flows[last].links.next = index,
+        }
+        self.lingering.previous = index;
+    }
+
+    /// The flow that has lingered longest.
+    pub(super) fn lingered_longest(&self) -> Option<u32> {
+        (self.lingering.next != NONE).then_some(self.lingering.next)
+    }
+
+    /// Indexes and flows, by index.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Flow)> {
+        self.flows.iter()
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Links { previous, next } = self.flows[index].links;
+        match previous {
+            NONE => self.lingering.next = next,
+            previous => self.flows[previous].links.next = next,
+        }
+        match next {
+            NONE => self.lingering.previous = previous,
+            next => self.flows[next].links.previous = previous,
+        }
+    }
+}

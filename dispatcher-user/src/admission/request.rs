@@ -1,0 +1,360 @@
+//! What becomes of a connection request: admitted, queued, or turned away; and of one that waits:
+//! released, expired, or abandoned.
+
+use core::hash::BuildHasher;
+use core::time::Duration;
+
+use dispatcher_common::flow::FlowKey;
+use dispatcher_common::tcp::Phase;
+
+use super::backlog::Queued;
+use super::command::{BackendId, Command, DiscardReason, RefuseReason, RemoveReason, ServiceId};
+use super::connection::RECLAIM_AFTER;
+use super::flows::{Flow, FlowState, Links, Tried};
+use super::keys::{Owner, OwnerKind};
+use super::limiter::Slot;
+use super::service::Service;
+use super::settings::Overflow;
+use super::{Admission, Time};
+
+/// A request on its way through.
+pub(super) struct Request<R> {
+    pub(super) service: ServiceId,
+    pub(super) key: FlowKey,
+    pub(super) isn: u32,
+    pub(super) request: R,
+    pub(super) waited: Option<Duration>,
+    pub(super) tried: Tried,
+}
+
+impl<R, S: BuildHasher + Clone> Admission<R, S> {
+    /// A SYN without a flow in the kernel's table.
+    pub fn handle_syn(
+        &mut self,
+        now: Time,
+        service: ServiceId,
+        key: FlowKey,
+        isn: u32,
+        request: R,
+    ) {
+        if self
+            .services
+            .get(service.0)
+            .is_none_or(|service| service.leaving)
+        {
+            self.discard(service, request, DiscardReason::NoService);
+            return;
+        }
+        let hash = self.hasher.hash_one(key);
+        match self.find(hash, &key) {
+            Some(OwnerKind::Request(index)) => {
+                self.handle_repeated(now, index, isn, request);
+                return;
+            }
+            Some(OwnerKind::Flow(index)) if self.flows.at(index).state != FlowState::Lingering => {
+                self.handle_raced(index, isn, request);
+                return;
+            }
+            Some(OwnerKind::Flow(index)) => self.remove_flow_at(index, RemoveReason::Replaced),
+            None => {}
+        }
+        self.receive(
+            now,
+            Request {
+                service,
+                key,
+                isn,
+                request,
+                waited: None,
+                tried: Tried::default(),
+            },
+        );
+        self.settle(now);
+    }
+
+    /// A SYN whose 5-tuple waits already. The same request keeps its place and proves that its
+    /// client is there. A client that asks anew has given the old request up, and its new one gets
+    /// the old one's place: nobody stands behind it who had not stood behind it before.
+    fn handle_repeated(&mut self, now: Time, index: u32, isn: u32, request: R) {
+        let queued = self.backlog.get_mut(index);
+        let service = queued.service();
+        let counters = &mut self.services[service.0].counters;
+        let (request, reason) = if queued.isn == isn {
+            queued.see(now);
+            counters.retransmitted += 1;
+            (request, DiscardReason::Retransmission)
+        } else {
+            counters.abandoned += 1;
+            counters.received += 1;
+            counters.queued += 1;
+            (queued.renew(isn, request, now), DiscardReason::Replaced)
+        };
+        self.arm_request(index);
+        self.discard(service, request, reason);
+    }
+
+    /// A SYN whose flow lives. It left the kernel before the flow was installed; or, with another
+    /// number, the kernel may have lost the flow, which a probe will show.
+    fn handle_raced(&mut self, index: u32, isn: u32, request: R) {
+        let flow = self.flows.at(index);
+        let service = flow.service;
+        if flow.isn == Some(isn) && flow.state == FlowState::HalfOpen {
+            self.services[service.0].counters.retransmitted += 1;
+            self.discard(service, request, DiscardReason::Retransmission);
+        } else {
+            self.discard(service, request, DiscardReason::FlowLive);
+            self.probe(index);
+        }
+    }
+
+    fn receive(&mut self, now: Time, request: Request<R>) {
+        let service = &mut self.services[request.service.0];
+        service.counters.received += 1;
+        if !service.queue.is_empty() || !service.selector.any() {
+            self.enqueue(now, request);
+        } else if !self.make_room(now) {
+            self.turn_away(request, RefuseReason::TableFull);
+        } else if let Some(backend) = self.pick(request.service, &request.tried) {
+            self.services[request.service.0].counters.admitted += 1;
+            self.admit(now, backend, request);
+        }
+    }
+
+    /// The back-end whose turn it is among those of a service that are available and not tried.
+    pub(super) fn pick(&mut self, service: ServiceId, tried: &Tried) -> Option<BackendId> {
+        let service = &mut self.services[service.0];
+        let members = &service.members;
+        let member = |position: u32| members.get(position as usize).copied().flatten();
+        let was_tried = |position| member(position).is_none_or(|backend| tried.has(backend));
+        service.selector.pick(was_tried).and_then(member)
+    }
+
+    /// Takes a slot and a place in the flow table, which must have one.
+    pub(super) fn admit(&mut self, now: Time, backend: BackendId, request: Request<R>) {
+        let id = self.flows.next_id();
+        let owner = Owner::new(OwnerKind::Flow(id.index));
+        let timer = self.timers.add(owner);
+        let inserted = self.flows.insert(Flow {
+            key: request.key,
+            service: request.service,
+            backend,
+            isn: Some(request.isn),
+            generation: id.generation,
+            phase: Phase::default(),
+            state: FlowState::HalfOpen,
+            timer,
+            admitted_at: now,
+            changed_at: now,
+            waited: request.waited,
+            tried: request.tried,
+            links: Links::NONE,
+        });
+        debug_assert!(inserted.is_ok(), "room was made before");
+        self.index.insert(self.hasher.hash_one(request.key), owner);
+        let handshake = self.services[request.service.0].settings.handshake;
+        self.timers.arm(timer, now + handshake);
+
+        let taken = &mut self.backends[backend.0];
+        taken.flows += 1;
+        taken.limiter.take(Slot::HalfOpen);
+        self.refresh(backend);
+        self.commands.push_back(Command::Admit {
+            flow: id,
+            service: request.service,
+            backend,
+            key: request.key,
+            isn: request.isn,
+            request: request.request,
+            waited: request.waited,
+        });
+    }
+
+    fn enqueue(&mut self, now: Time, request: Request<R>) {
+        let service = &mut self.services[request.service.0];
+        if service.queue.len() >= service.settings.queue_capacity || self.backlog.is_full() {
+            self.turn_away(request, RefuseReason::QueueFull);
+            return;
+        }
+        if !service.may_wait_from(&request.key.src) {
+            self.turn_away(request, RefuseReason::PerSource);
+            return;
+        }
+        let Request {
+            service: id,
+            key,
+            isn,
+            request,
+            ..
+        } = request;
+        let owner = Owner::new(OwnerKind::Request(self.backlog.next_index()));
+        let timer = self.timers.add(owner);
+        let queued = Queued::new(id, key, isn, request, timer, now);
+        if let Ok(index) = self.backlog.push(&mut service.queue, queued) {
+            service.counters.queued += 1;
+            service.count_source(key.src);
+            self.index.insert(self.hasher.hash_one(key), owner);
+            self.arm_request(index);
+        }
+    }
+
+    /// Takes a request out of the queue, with all that was kept for it.
+    fn dequeue(&mut self, index: u32) -> Option<Queued<R>> {
+        let service = self.backlog.get(index).service();
+        let service = &mut self.services[service.0];
+        let queued = self.backlog.remove(&mut service.queue, index)?;
+        service.uncount_source(&queued.key.src);
+        self.timers.remove(queued.timer);
+        let owner = Owner::new(OwnerKind::Request(index));
+        self.index.remove(self.hasher.hash_one(queued.key), owner);
+        Some(queued)
+    }
+
+    /// Sets a request's timer to whichever comes first, the end of its wait or of its client's
+    /// patience.
+    pub(super) fn arm_request(&mut self, index: u32) {
+        let queued = self.backlog.get(index);
+        let timeout = self.services[queued.service().0].settings.queue_timeout;
+        let deadline = queued.owed_by().min(queued.enqueued_at + timeout);
+        self.timers.arm(queued.timer, deadline);
+    }
+
+    /// A request has waited too long, or its client has shown no sign of life.
+    pub(super) fn request_due(&mut self, now: Time, index: u32) {
+        let Some(queued) = self.dequeue(index) else {
+            return;
+        };
+        let service = queued.service();
+        let Service {
+            counters, settings, ..
+        } = &mut self.services[service.0];
+        if queued.enqueued_at + settings.queue_timeout > now {
+            counters.abandoned += 1;
+            self.discard(service, queued.request, DiscardReason::Abandoned);
+        } else {
+            counters.expired += 1;
+            self.refuse(queued.into(), RefuseReason::Expired);
+        }
+    }
+
+    /// Lets requests out of a queue, the oldest first, while a back-end is available. One whose
+    /// time is over is not admitted, even if its timer has yet to fire.
+    pub(super) fn release(&mut self, now: Time, id: ServiceId) {
+        while let Some(service) = self.services.get(id.0)
+            && service.selector.any()
+            && let Some(index) = service.queue.first()
+        {
+            if self.timers.is_due(self.backlog.get(index).timer, now) {
+                self.request_due(now, index);
+                continue;
+            }
+            if !self.make_room(now) {
+                self.starve(id);
+                return;
+            }
+            let Some(backend) = self.pick(id, &Tried::default()) else {
+                return;
+            };
+            let Some(queued) = self.dequeue(index) else {
+                return;
+            };
+            self.services[id.0].counters.admitted += 1;
+            let waited = Some(now.since(queued.enqueued_at));
+            self.admit(
+                now,
+                backend,
+                Request {
+                    waited,
+                    ..queued.into()
+                },
+            );
+        }
+    }
+
+    /// The flow that may give up its place in the table: the one that ended first, but not while
+    /// its last packets are in flight.
+    fn reclaimable(&self, now: Time) -> Option<u32> {
+        let index = self.flows.lingered_longest()?;
+        (now.since(self.flows.at(index).changed_at) >= RECLAIM_AFTER).then_some(index)
+    }
+
+    /// Whether the flow table has a place, or can have.
+    pub(super) fn has_room(&self, now: Time) -> bool {
+        !self.flows.is_full() || self.reclaimable(now).is_some()
+    }
+
+    /// Sees to a free place in the flow table.
+    fn make_room(&mut self, now: Time) -> bool {
+        if self.flows.is_full()
+            && let Some(index) = self.reclaimable(now)
+        {
+            self.remove_flow_at(index, RemoveReason::Reclaimed);
+        }
+        !self.flows.is_full()
+    }
+
+    /// Notes that a service could release a request if the flow table had room.
+    fn starve(&mut self, id: ServiceId) {
+        let service = &mut self.services[id.0];
+        if !service.starved {
+            service.starved = true;
+            self.starved.push_back(id);
+        }
+    }
+
+    /// Turns away all that wait for a service.
+    pub(super) fn turn_away_queue(&mut self, id: ServiceId) {
+        while let Some(index) = self.services[id.0].queue.first() {
+            let Some(queued) = self.dequeue(index) else {
+                return;
+            };
+            self.turn_away(queued.into(), RefuseReason::ServiceRemoved);
+        }
+    }
+
+    /// Counts a request as refused, and refuses it.
+    pub(super) fn turn_away(&mut self, request: Request<R>, reason: RefuseReason) {
+        self.services[request.service.0].counters.refused += 1;
+        self.refuse(request, reason);
+    }
+
+    fn refuse(&mut self, request: Request<R>, reason: RefuseReason) {
+        let Request {
+            service,
+            key,
+            isn,
+            request,
+            ..
+        } = request;
+        match self.services[service.0].settings.overflow {
+            Overflow::Refuse => self.commands.push_back(Command::Refuse {
+                service,
+                key,
+                isn,
+                request,
+                reason,
+            }),
+            Overflow::Drop => self.discard(service, request, DiscardReason::Refused(reason)),
+        }
+    }
+
+    fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
+        self.commands.push_back(Command::Discard {
+            service,
+            request,
+            reason,
+        });
+    }
+}
+
+impl<R> From<Queued<R>> for Request<R> {
+    fn from(queued: Queued<R>) -> Self {
+        Self {
+            service: queued.service(),
+            key: queued.key,
+            isn: queued.isn,
+            request: queued.request,
+            waited: None,
+            tried: Tried::default(),
+        }
+    }
+}

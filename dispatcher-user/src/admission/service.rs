@@ -1,0 +1,124 @@
+//! What is kept of a service and of a back-end.
+
+use core::hash::BuildHasher;
+use std::collections::HashMap;
+
+use dispatcher_common::addr::Addr;
+
+use super::backlog::Queue;
+use super::command::{BackendId, ServiceId};
+use super::limiter::Limiter;
+use super::select::Selector;
+use super::settings::{BackendSettings, BackendState, ServiceSettings};
+
+/// What became of a service's requests since it was added. At any time
+/// `received == admitted + refused + expired + abandoned + waiting`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ServiceCounters {
+    /// Requests, each counted once however often its SYN was sent.
+    pub received: u64,
+    /// Sent on to a back-end.
+    pub admitted: u64,
+    /// Had to wait, whatever became of them.
+    pub queued: u64,
+    /// Turned away: no room in the queue or in the flow table, or no back-end could take them.
+    pub refused: u64,
+    /// Waited as long as a request may.
+    pub expired: u64,
+    /// Given up by their client while they waited.
+    pub abandoned: u64,
+    /// SYNs that repeated a request.
+    pub retransmitted: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Service<S> {
+    pub(super) settings: ServiceSettings,
+    pub(super) counters: ServiceCounters,
+    pub(super) queue: Queue,
+    pub(super) selector: Selector,
+    /// Back-ends by their position; a position is used again.
+    pub(super) members: Vec<Option<BackendId>>,
+    /// How many requests of each source wait; empty while sources have no bound.
+    pub(super) sources: HashMap<Addr, u32, S>,
+    /// Removed, with flows left.
+    pub(super) leaving: bool,
+    /// Stands in the list of those that the full flow table holds up.
+    pub(super) starved: bool,
+}
+
+impl<S: BuildHasher> Service<S> {
+    pub(super) fn new(settings: ServiceSettings, hasher: S) -> Self {
+        Self {
+            settings,
+            counters: ServiceCounters::default(),
+            queue: Queue::EMPTY,
+            selector: Selector::new(),
+            members: Vec::new(),
+            sources: HashMap::with_hasher(hasher),
+            leaving: false,
+            starved: false,
+        }
+    }
+
+    pub(super) fn may_wait_from(&self, source: &Addr) -> bool {
+        let bound = self.settings.per_source;
+        bound == 0
+            || self
+                .sources
+                .get(source)
+                .is_none_or(|&waiting| waiting < bound)
+    }
+
+    pub(super) fn count_source(&mut self, source: Addr) {
+        if self.settings.per_source != 0 {
+            *self.sources.entry(source).or_default() += 1;
+        }
+    }
+
+    /// Counts one less, and forgets a source of which none waits.
+    pub(super) fn uncount_source(&mut self, source: &Addr) {
+        if let Some(waiting) = self.sources.get_mut(source) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.sources.remove(source);
+            }
+        }
+    }
+
+    pub(super) fn has_members(&self) -> bool {
+        self.members.iter().any(Option::is_some)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Backend {
+    pub(super) service: ServiceId,
+    /// Where it stands in its service.
+    pub(super) position: u32,
+    pub(super) settings: BackendSettings,
+    pub(super) state: BackendState,
+    pub(super) limiter: Limiter,
+    /// Flows in the table, those that linger included.
+    pub(super) flows: u32,
+    /// Removed, with flows left.
+    pub(super) leaving: bool,
+}
+
+impl Backend {
+    pub(super) fn new(service: ServiceId, position: u32, settings: BackendSettings) -> Self {
+        Self {
+            service,
+            position,
+            settings,
+            state: BackendState::Up,
+            limiter: Limiter::new(settings.ceiling, settings.capacity),
+            flows: 0,
+            leaving: false,
+        }
+    }
+
+    pub(super) fn is_available(&self) -> bool {
+        self.state == BackendState::Up && !self.leaving && self.limiter.has_room()
+    }
+}

@@ -1,0 +1,73 @@
+//! What an operator decides: bounds and times of a service and of a back-end. Checked where the
+//! configuration is read; here they are only obeyed, and clamped where they contradict each other.
+
+use core::time::Duration;
+
+use dispatcher_common::addr::{Addr, Port};
+
+/// How a request that cannot be taken is turned away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Overflow {
+    /// By RST: the client learns at once.
+    Refuse,
+    /// By silence: the client tries again.
+    Drop,
+}
+
+/// Of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceSettings {
+    /// Most requests that wait. A lower value than what waits now takes effect by attrition.
+    pub queue_capacity: u32,
+    /// Longest wait.
+    pub queue_timeout: Duration,
+    /// What a client hears whose request is turned away.
+    pub overflow: Overflow,
+    /// Most requests that wait from one client address; 0 for no bound.
+    pub per_source: u32,
+    /// From admission to the end of the handshake.
+    pub handshake: Duration,
+    /// Without a packet on an established flow.
+    pub idle: Duration,
+    /// Without a packet once one side has closed.
+    pub closing: Duration,
+}
+
+/// Bounds of a back-end's ceiling, and where it starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ceiling {
+    /// At first.
+    pub initial: u32,
+    /// Never below.
+    pub min: u32,
+    /// Never above; and never at or above the back-end's capacity.
+    pub max: u32,
+}
+
+/// Of a back-end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BackendSettings {
+    /// Where it is.
+    pub addr: Addr,
+    /// Where it listens.
+    pub port: Port,
+    /// Its ceiling.
+    pub ceiling: Ceiling,
+    /// Connections that the server is capable of.
+    pub capacity: u32,
+    /// Its share, relative to the others; round-robin takes no notice.
+    pub weight: u32,
+}
+
+/// Whether a back-end takes new flows. Those it has are left alone in every state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BackendState {
+    /// It does.
+    Up,
+    /// Its health checks fail.
+    Down,
+    /// An operator lets its flows end.
+    Draining,
+    /// An operator has taken it out.
+    Disabled,
+}

@@ -1,0 +1,195 @@
+//! Histories against the reference: all short ones, and long ones at random. After every step both
+//! have given the same commands, count the same, and keep what always holds.
+
+use proptest::prelude::*;
+
+use super::model::Model;
+use super::*;
+
+/// Times of which no small sums meet, so that each timer has a moment of its own.
+const TIMES: ServiceSettings = ServiceSettings {
+    queue_capacity: 2,
+    queue_timeout: Duration::from_millis(5003),
+    overflow: Overflow::Refuse,
+    per_source: 0,
+    handshake: Duration::from_millis(4007),
+    idle: Duration::from_millis(9011),
+    closing: Duration::from_millis(2003),
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Syn(char, u32),
+    Phase(char, Phase),
+    Ceiling(u32, u32),
+    PassToNext,
+    Pass(u64),
+}
+
+/// The state machine and its reference, side by side.
+#[derive(Clone)]
+struct Twins {
+    bench: Bench,
+    model: Model,
+    now: u64,
+    highest_ceiling: Vec<u32>,
+}
+
+impl Twins {
+    fn new(flows: u32, settings: ServiceSettings, ceilings: &[u32]) -> Self {
+        Self {
+            bench: Bench::with_flow_capacity(flows, settings, ceilings),
+            model: Model::new(flows, settings, ceilings),
+            now: 0,
+            highest_ceiling: ceilings.to_vec(),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let passed = match step {
+            Step::PassToNext => self.model.next_due().map_or(0, |(due, _)| due - self.now),
+            Step::Pass(time) => time,
+            _ => 1,
+        };
+        self.now += passed;
+        let now = self.now;
+        let before = (self.bench.pass(now), self.model.pass(now));
+        assert_eq!(before.0, before.1, "as time passes to {now}");
+        let (told, expected) = match step {
+            Step::Syn(client, isn) => (
+                self.bench.syn_with(now, client, isn),
+                self.model.syn_with(now, client, isn),
+            ),
+            Step::Phase(client, phase) if self.bench.flows.contains_key(&client) => (
+                self.bench.phase(now, client, phase),
+                self.model.phase(now, client, phase),
+            ),
+            Step::Ceiling(backend, ceiling) => {
+                let highest = &mut self.highest_ceiling[backend as usize];
+                *highest = ceiling.max(*highest);
+                let told = self.bench.set_ceiling(now, backend, ceiling);
+                (told, self.model.set_ceiling(now, backend, ceiling))
+            }
+            Step::Phase(..) | Step::PassToNext | Step::Pass(_) => (vec![], vec![]),
+        };
+        assert_eq!(told, expected, "{step:?} at {now}");
+        self.check();
+    }
+
+    fn check(&self) {
+        let Self { bench, model, .. } = self;
+        let waiting = bench.waiting();
+        assert_eq!(waiting, model.waiting());
+        let counters = bench.counters();
+        assert_eq!(counters, model.counters);
+        let accounted =
+            counters.admitted + counters.refused + counters.expired + counters.abandoned;
+        assert_eq!(counters.received, accounted + waiting.len() as u64);
+        assert!(waiting.is_empty() || !model.any_available() || model.is_table_full());
+        for (backend, &highest) in self.highest_ceiling.iter().enumerate() {
+            let view = bench.backend(backend as u32);
+            assert_eq!(view.ceiling, model.ceiling(backend));
+            assert_eq!(view.half_open + view.active, model.held(backend));
+            assert!(view.active_max <= highest);
+        }
+        assert_eq!(bench.admission.flow_count() as usize, model.flows().len());
+        let sighted = bench.admission.poll_timeout();
+        assert!(sighted <= model.next_due().map(|(due, _)| ms(due)));
+        assert_eq!(sighted.is_some(), model.next_due().is_some());
+    }
+
+    /// What may happen next, but nothing that would plainly change nothing. A client that has not
+    /// been there yet is as good as any other.
+    fn possible(&self, clients: &[(char, u32)]) -> Vec<Step> {
+        let mut steps = vec![Step::PassToNext];
+        for &(client, isn) in clients {
+            steps.extend([Step::Syn(client, isn), Step::Syn(client, isn + 1)]);
+        }
+        if let Some(newcomer) = "abcd".chars().nth(clients.len()) {
+            steps.push(Step::Syn(newcomer, 1));
+        }
+        for flow in self.model.flows() {
+            match flow.state {
+                FlowState::HalfOpen => steps.extend([
+                    Step::Phase(flow.client, ESTABLISHED),
+                    Step::Phase(flow.client, RESET),
+                ]),
+                FlowState::Established => steps.push(Step::Phase(flow.client, CLOSING)),
+                FlowState::Closing => steps.push(Step::Phase(flow.client, ENDED)),
+                FlowState::Lingering => {}
+            }
+        }
+        for backend in 0..2 {
+            let others = (0..=2).filter(|&c| c != self.model.ceiling(backend));
+            steps.extend(others.map(|ceiling| Step::Ceiling(backend as u32, ceiling)));
+        }
+        steps
+    }
+
+    /// All histories of `depth` more steps; tells how many there are.
+    fn explore(&self, depth: u32, clients: &[(char, u32)]) -> u64 {
+        if depth == 0 {
+            return 1;
+        }
+        let mut histories = 0;
+        for step in self.possible(clients) {
+            let mut next = self.clone();
+            next.step(step);
+            let mut clients = clients.to_vec();
+            if let Step::Syn(client, isn) = step {
+                clients.retain(|(known, _)| *known != client);
+                clients.push((client, isn));
+                clients.sort_unstable();
+            }
+            histories += next.explore(depth - 1, &clients);
+        }
+        histories
+    }
+}
+
+#[test]
+fn all_short_histories_are_as_the_reference_has_them() {
+    let histories = Twins::new(64, TIMES, &[1, 1]).explore(6, &[]);
+    assert!(histories > 100_000, "only {histories} histories");
+}
+
+#[test]
+fn all_short_histories_with_a_small_flow_table_are_as_the_reference_has_them() {
+    let silent = ServiceSettings {
+        overflow: Overflow::Drop,
+        queue_capacity: 1,
+        ..TIMES
+    };
+    let histories = Twins::new(1, silent, &[2, 0]).explore(5, &[]);
+    assert!(histories > 20_000, "only {histories} histories");
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let client = prop::sample::select("abcdefgh".chars().collect::<Vec<_>>());
+    let phase = prop::sample::select(vec![ESTABLISHED, CLOSING, ENDED, RESET]);
+    let step = prop_oneof![
+        6 => (client.clone(), 1..3u32).prop_map(|(client, isn)| Step::Syn(client, isn)),
+        4 => (client, phase).prop_map(|(client, phase)| Step::Phase(client, phase)),
+        1 => (0..3u32, 0..4u32).prop_map(|(backend, ceiling)| Step::Ceiling(backend, ceiling)),
+        2 => Just(Step::PassToNext),
+        1 => (0..6000u64).prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 1..300)
+}
+
+proptest! {
+    #![proptest_config(seeded())]
+
+    #[test]
+    fn long_histories_are_as_the_reference_has_them(
+        steps in steps(),
+        flows in 1..12u32,
+        queue_capacity in 0..6u32,
+    ) {
+        let settings = ServiceSettings { queue_capacity, ..TIMES };
+        let mut twins = Twins::new(flows, settings, &[1, 0, 2]);
+        for step in steps {
+            twins.step(step);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Tests of the state machine as a whole, and what they share: a bench on which clients are letters
+//! and commands are sentences.
+
+mod parts;
+mod stories;
+mod changes;
+mod wheel;
+mod model;
+mod histories;
+
+use core::hash::BuildHasherDefault;
+use core::net::Ipv4Addr;
+use core::time::Duration;
+use std::collections::{BTreeMap, hash_map::DefaultHasher};
+
+use dispatcher_common::addr::{Addr, Port};
+use dispatcher_common::flow::FlowKey;
+use dispatcher_common::tcp::Phase;
+
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
+
+use super::*;
+
+/// The same cases in every run; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` ask for others.
+fn seeded() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let rng_seed = match default.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0x5eed),
+        asked_for => asked_for,
+    };
+    ProptestConfig {
+        rng_seed,
+        failure_persistence: None,
+        ..default
+    }
+}
+
+type Hasher = BuildHasherDefault<DefaultHasher>;
+
+/// A request as the tests know it: a client's letter and its initial sequence number.
+type Ask = (char, u32);
+
+const ESTABLISHED: Phase = Phase(0x03);
+const CLOSING: Phase = Phase(0x07);
+const ENDED: Phase = Phase(0x3f);
+const RESET: Phase = Phase(0x43);
+
+const SETTINGS: ServiceSettings = ServiceSettings {
+    queue_capacity: 3,
+    queue_timeout: Duration::from_secs(30),
+    overflow: Overflow::Refuse,
+    per_source: 0,
+    handshake: Duration::from_secs(5),
+    idle: Duration::from_secs(300),
+    closing: Duration::from_secs(30),
+};
+
+fn ms(milliseconds: u64) -> Time {
+    Time(milliseconds * 1_000_000)
+}
+
+/// Clients of one address each: upper and lower case of a letter share it.
+fn key(client: char) -> FlowKey {
+    let host = client.to_ascii_lowercase() as u8;
+    let port = if client.is_ascii_uppercase() {
+        50_000
+    } else {
+        40_000
+    };
+    let src = Addr::from_v4_bytes(Ipv4Addr::new(198, 51, 100, host).octets());
+    let dst = Addr::from_v4_bytes(Ipv4Addr::new(192, 0, 2, 10).octets());
+    FlowKey::new(src, Port::new(port), dst, Port::new(80))
+}
+
+fn backend_settings(ceiling: u32) -> BackendSettings {
+    BackendSettings {
+        addr: Addr::from_v4_bytes([10, 0, 0, 11]),
+        port: Port::new(8080),
+        ceiling: Ceiling {
+            initial: ceiling,
+            min: 0,
+            max: 100,
+        },
+        capacity: 1000,
+        weight: 1,
+    }
+}
+
+/// One service, and a state machine whose commands are carried out by writing them down.
+#[derive(Clone)]
+struct Bench {
+    admission: Admission<Ask, Hasher>,
+    service: ServiceId,
+    /// The flow that each client was last admitted as.
+    flows: BTreeMap<char, FlowId>,
+}
+
+impl Bench {
+    /// A service with a back-end for each ceiling, numbered from 0.
+    fn new(settings: ServiceSettings, ceilings: &[u32]) -> Self {
+        Self::with_flow_capacity(64, settings, ceilings)
+    }
+
+    fn with_flow_capacity(flows: u32, settings: ServiceSettings, ceilings: &[u32]) -> Self {
+        let mut admission = Admission::new(flows, Hasher::default());
+        let service = admission.add_service(settings).unwrap();
+        for &ceiling in ceilings {
+            admission
+                .add_backend(Time::ZERO, service, backend_settings(ceiling))
+                .unwrap();
+        }
+        Self {
+            admission,
+            service,
+            flows: BTreeMap::new(),
+        }
+    }
+
+    /// The client's first request.
+    fn syn(&mut self, at: u64, client: char) -> Vec<String> {
+        self.syn_with(at, client, 1)
+    }
+
+    fn syn_with(&mut self, at: u64, client: char, isn: u32) -> Vec<String> {
+        self.admission
+            .handle_syn(ms(at), self.service, key(client), isn, (client, isn));
+        self.commands()
+    }
+
+    fn phase(&mut self, at: u64, client: char, phase: Phase) -> Vec<String> {
+        self.admission
+            .handle_phase(ms(at), self.flows[&client], phase);
+        self.commands()
+    }
+
+    fn activity(&mut self, at: u64, client: char, last_seen: u64) -> Vec<String> {
+        self.admission
+            .handle_activity(ms(at), self.flows[&client], ms(last_seen));
+        self.commands()
+    }
+
+    fn install_failed(&mut self, at: u64, client: char, failure: InstallFailure) -> Vec<String> {
+        let flow = self.flows[&client];
+        self.admission
+            .handle_install_failed(ms(at), flow, failure, (client, 1));
+        self.commands()
+    }
+
+    fn set_ceiling(&mut self, at: u64, backend: u32, ceiling: u32) -> Vec<String> {
+        self.admission
+            .set_ceiling(ms(at), BackendId(backend), ceiling);
+        self.commands()
+    }
+
+    /// Time passes, as a caller lets it pass: every timeout is handled when it is due.
+    fn pass(&mut self, until: u64) -> Vec<String> {
+        while let Some(due) = self.admission.poll_timeout()
+            && due <= ms(until)
+        {
+            self.admission.handle_timeout(due);
+        }
+        self.commands()
+    }
+
+    /// All commands, so that a story that compares them says "and no more".
+    fn commands(&mut self) -> Vec<String> {
+        let commands = core::iter::from_fn(|| self.admission.poll_command()).collect::<Vec<_>>();
+        commands
+            .into_iter()
+            .map(|command| self.tell(command))
+            .collect()
+    }
+
+    fn tell(&mut self, command: Command<Ask>) -> String {
+        match command {
+            Command::Admit {
+                flow,
+                backend,
+                key: admitted,
+                isn,
+                request: (client, request_isn),
+                waited,
+                ..
+            } => {
+                assert_eq!((admitted, isn), (key(client), request_isn));
+                self.flows.insert(client, flow);
+                let waited =
+                    waited.map_or(String::new(), |w| format!(" after {} ms", w.as_millis()));
+                format!("admit {client}{isn} to {}{waited}", backend.0)
+            }
+            Command::Refuse {
+                request: (client, isn),
+                reason,
+                ..
+            } => format!("refuse {client}{isn}: {reason:?}"),
+            Command::Discard {
+                request: (client, isn),
+                reason,
+                ..
+            } => format!("discard {client}{isn}: {reason:?}"),
+            Command::Remove {
+                key,
+                backend,
+                reason,
+                ..
+            } => format!("remove {} from {}: {reason:?}", client_of(&key), backend.0),
+            Command::Probe { key, .. } => format!("probe {}", client_of(&key)),
+        }
+    }
+
+    fn waiting(&self) -> String {
+        self.admission
+            .queue(self.service)
+            .map(|queued| queued.request.0)
+            .collect()
+    }
+
+    fn counters(&self) -> ServiceCounters {
+        self.admission.service(self.service).unwrap().counters
+    }
+
+    fn backend(&self, backend: u32) -> BackendView {
+        self.admission.backend(BackendId(backend)).unwrap()
+    }
+}
+
+fn client_of(key: &FlowKey) -> char {
+    let letter = char::from(key.src.v4_bytes()[3]);
+    if key.src_port.number() == 50_000 {
+        letter.to_ascii_uppercase()
+    } else {
+        letter
+    }
+}

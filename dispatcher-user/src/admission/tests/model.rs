@@ -1,0 +1,339 @@
+//! A reference for one service: the rules once more, by looking at everything each time. It is as
+//! slow and as simple as can be, and speaks the sentences of [`Bench`].
+
+use super::*;
+
+/// Times in milliseconds.
+#[derive(Clone)]
+pub(super) struct Model {
+    settings: ServiceSettings,
+    flow_capacity: usize,
+    /// Ceilings.
+    backends: Vec<u32>,
+    cursor: usize,
+    waiting: Vec<Waiting>,
+    flows: Vec<ModelFlow>,
+    /// Counts arming of timers: of two that are due together, the one armed first fires first.
+    armed: usize,
+    pub(super) counters: ServiceCounters,
+    told: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Waiting {
+    client: char,
+    isn: u32,
+    since: u64,
+    seen: u64,
+    gap: Option<u64>,
+    armed: usize,
+}
+
+#[derive(Clone)]
+pub(super) struct ModelFlow {
+    pub(super) client: char,
+    isn: u32,
+    backend: usize,
+    pub(super) state: FlowState,
+    changed: u64,
+    due: u64,
+    armed: usize,
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+impl Model {
+    pub(super) fn new(flows: u32, settings: ServiceSettings, ceilings: &[u32]) -> Self {
+        Self {
+            settings,
+            flow_capacity: flows as usize,
+            backends: ceilings.to_vec(),
+            cursor: 0,
+            waiting: Vec::new(),
+            flows: Vec::new(),
+            armed: 0,
+            counters: ServiceCounters::default(),
+            told: Vec::new(),
+        }
+    }
+
+    pub(super) fn syn_with(&mut self, at: u64, client: char, isn: u32) -> Vec<String> {
+        let armed = self.arm();
+        if let Some(place) = self
+            .waiting
+            .iter()
+            .position(|waiting| waiting.client == client)
+        {
+            let waiting = &mut self.waiting[place];
+            if waiting.isn == isn {
+                self.counters.retransmitted += 1;
+                (waiting.gap, waiting.seen) = (Some(at - waiting.seen), at);
+                waiting.armed = armed;
+                self.told
+                    .push(format!("discard {client}{isn}: Retransmission"));
+            } else {
+                self.counters.abandoned += 1;
+                self.counters.received += 1;
+                self.counters.queued += 1;
+                self.told
+                    .push(format!("discard {client}{}: Replaced", waiting.isn));
+                *waiting = Waiting {
+                    client,
+                    isn,
+                    since: at,
+                    seen: at,
+                    gap: None,
+                    armed,
+                };
+            }
+            return self.told();
+        }
+        if let Some(place) = self.flow(client) {
+            let flow = &self.flows[place];
+            match flow.state {
+                FlowState::Lingering => self.remove(place, "Replaced"),
+                FlowState::HalfOpen if flow.isn == isn => {
+                    self.counters.retransmitted += 1;
+                    self.told
+                        .push(format!("discard {client}{isn}: Retransmission"));
+                    return self.told();
+                }
+                _ => {
+                    self.told.push(format!("discard {client}{isn}: FlowLive"));
+                    self.told.push(format!("probe {client}"));
+                    return self.told();
+                }
+            }
+        }
+        self.counters.received += 1;
+        if !self.waiting.is_empty() || !self.any_available() {
+            if self.waiting.len() < self.settings.queue_capacity as usize {
+                self.counters.queued += 1;
+                let new = Waiting {
+                    client,
+                    isn,
+                    since: at,
+                    seen: at,
+                    gap: None,
+                    armed,
+                };
+                self.waiting.push(new);
+            } else {
+                self.turn_away(client, isn, "QueueFull");
+            }
+        } else if self.make_room(at) {
+            self.admit(at, client, isn, "");
+        } else {
+            self.turn_away(client, isn, "TableFull");
+        }
+        self.release(at);
+        self.told()
+    }
+
+    pub(super) fn phase(&mut self, at: u64, client: char, phase: Phase) -> Vec<String> {
+        let armed = self.arm();
+        let state = FlowState::of(phase);
+        if let Some(place) = self.flow(client)
+            && self.flows[place].state < state
+        {
+            let rest = match state {
+                FlowState::HalfOpen => self.settings.handshake,
+                FlowState::Established => self.settings.idle,
+                FlowState::Closing => self.settings.closing,
+                FlowState::Lingering => LINGER,
+            };
+            let flow = &mut self.flows[place];
+            (flow.state, flow.changed, flow.due) = (state, at, at + millis(rest));
+            flow.armed = armed;
+            self.release(at);
+        }
+        self.told()
+    }
+
+    pub(super) fn set_ceiling(&mut self, at: u64, backend: u32, ceiling: u32) -> Vec<String> {
+        self.backends[backend as usize] = ceiling;
+        self.release(at);
+        self.told()
+    }
+
+    pub(super) fn pass(&mut self, until: u64) -> Vec<String> {
+        while let Some((due, armed)) = self.next_due()
+            && due <= until
+        {
+            if let Some(place) = self
+                .waiting
+                .iter()
+                .position(|waiting| waiting.armed == armed)
+            {
+                self.lapse(place, due);
+            } else if let Some(place) = self.flows.iter().position(|flow| flow.armed == armed) {
+                match self.flows[place].state {
+                    FlowState::HalfOpen => self.remove(place, "HandshakeTimeout"),
+                    FlowState::Lingering => self.remove(place, "Ended"),
+                    FlowState::Established | FlowState::Closing => {
+                        self.told
+                            .push(format!("probe {}", self.flows[place].client));
+                        self.flows[place].due = due + millis(PROBE_RETRY);
+                        self.flows[place].armed = self.arm();
+                    }
+                }
+            }
+            self.release(due);
+        }
+        self.told()
+    }
+
+    /// When the next timer is due, and which it is.
+    pub(super) fn next_due(&self) -> Option<(u64, usize)> {
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|waiting| (self.due(waiting), waiting.armed));
+        waiting
+            .chain(self.flows.iter().map(|flow| (flow.due, flow.armed)))
+            .min()
+    }
+
+    pub(super) fn waiting(&self) -> String {
+        self.waiting.iter().map(|waiting| waiting.client).collect()
+    }
+
+    pub(super) fn flows(&self) -> &[ModelFlow] {
+        &self.flows
+    }
+
+    pub(super) fn held(&self, backend: usize) -> u32 {
+        let holds =
+            |flow: &&ModelFlow| flow.backend == backend && flow.state != FlowState::Lingering;
+        self.flows.iter().filter(holds).count() as u32
+    }
+
+    pub(super) fn ceiling(&self, backend: usize) -> u32 {
+        self.backends[backend]
+    }
+
+    pub(super) fn is_available(&self, backend: usize) -> bool {
+        self.held(backend) < self.backends[backend]
+    }
+
+    pub(super) fn any_available(&self) -> bool {
+        (0..self.backends.len()).any(|backend| self.is_available(backend))
+    }
+
+    pub(super) fn is_table_full(&self) -> bool {
+        self.flows.len() == self.flow_capacity
+    }
+
+    fn due(&self, waiting: &Waiting) -> u64 {
+        let first = waiting.since + 3000;
+        let again = waiting
+            .gap
+            .map_or(0, |gap| waiting.seen + (2 * gap).max(1000));
+        (first.max(again) + 500).min(waiting.since + millis(self.settings.queue_timeout))
+    }
+
+    fn lapse(&mut self, place: usize, at: u64) {
+        let Waiting {
+            client, isn, since, ..
+        } = self.waiting.remove(place);
+        if at >= since + millis(self.settings.queue_timeout) {
+            self.counters.expired += 1;
+            self.refuse(client, isn, "Expired");
+        } else {
+            self.counters.abandoned += 1;
+            self.told.push(format!("discard {client}{isn}: Abandoned"));
+        }
+    }
+
+    fn release(&mut self, at: u64) {
+        while let Some(first) = self.waiting.first()
+            && self.any_available()
+        {
+            if self.due(first) <= at {
+                self.lapse(0, at);
+            } else if self.make_room(at) {
+                let Waiting {
+                    client, isn, since, ..
+                } = self.waiting.remove(0);
+                self.admit(at, client, isn, &format!(" after {} ms", at - since));
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn make_room(&mut self, at: u64) -> bool {
+        if self.is_table_full() {
+            let lingering = self.flows.iter().enumerate();
+            let oldest = lingering
+                .filter(|(_, flow)| flow.state == FlowState::Lingering)
+                .min_by_key(|(_, flow)| flow.armed);
+            match oldest {
+                Some((place, flow)) if at - flow.changed >= millis(RECLAIM_AFTER) => {
+                    self.remove(place, "Reclaimed");
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn admit(&mut self, at: u64, client: char, isn: u32, waited: &str) {
+        let count = self.backends.len();
+        let in_turn = (self.cursor..self.cursor + count).map(|turn| turn % count);
+        let backend = in_turn
+            .into_iter()
+            .find(|&backend| self.is_available(backend))
+            .unwrap();
+        self.cursor = backend + 1;
+        self.counters.admitted += 1;
+        let due = at + millis(self.settings.handshake);
+        let armed = self.arm();
+        self.flows.push(ModelFlow {
+            client,
+            isn,
+            backend,
+            state: FlowState::HalfOpen,
+            changed: at,
+            due,
+            armed,
+        });
+        self.told
+            .push(format!("admit {client}{isn} to {backend}{waited}"));
+    }
+
+    fn turn_away(&mut self, client: char, isn: u32, reason: &str) {
+        self.counters.refused += 1;
+        self.refuse(client, isn, reason);
+    }
+
+    fn refuse(&mut self, client: char, isn: u32, reason: &str) {
+        self.told.push(match self.settings.overflow {
+            Overflow::Refuse => format!("refuse {client}{isn}: {reason}"),
+            Overflow::Drop => format!("discard {client}{isn}: Refused({reason})"),
+        });
+    }
+
+    fn remove(&mut self, place: usize, reason: &str) {
+        let flow = self.flows.remove(place);
+        self.told.push(format!(
+            "remove {} from {}: {reason}",
+            flow.client, flow.backend
+        ));
+    }
+
+    fn flow(&self, client: char) -> Option<usize> {
+        self.flows.iter().position(|flow| flow.client == client)
+    }
+
+    fn arm(&mut self) -> usize {
+        self.armed += 1;
+        self.armed
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.told)
+    }
+}

@@ -1,0 +1,222 @@
+//! What single values may be. Each function reads one TOML value, or says what is wrong with it as
+//! a predicate: `is 0; it must be 1 to 65536`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use humantime::format_duration;
+use toml::de::DeValue;
+
+use super::{
+    DURATION_MAX, DURATION_MIN, INTERFACE_BYTES_MAX, NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+};
+
+/// Most characters of a value that a message repeats.
+const SHOWN_CHARS_MAX: usize = 80;
+
+/// A value as messages show it.
+pub(super) fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(integer) => shortened(&integer.to_string()),
+        DeValue::Float(float) => shortened(float.as_str()),
+        DeValue::Boolean(boolean) => boolean.to_string(),
+        DeValue::Datetime(datetime) => datetime.to_string(),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{:?}", shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn must_be(value: &DeValue<'_>, what: &str) -> String {
+    format!("is {}; it must be {what}", describe(value))
+}
+
+/// A text.
+pub(super) fn text<'a>(value: &'a DeValue<'a>) -> Result<&'a str, String> {
+    value.as_str().ok_or_else(|| must_be(value, "a string"))
+}
+
+/// A whole number within bounds; `why` they are so, where that is not plain.
+pub(super) fn integer(
+    range: RangeInclusive<u32>,
+    why: &str,
+) -> impl FnOnce(&DeValue<'_>) -> Result<u32, String> {
+    move |value| {
+        value
+            .as_integer()
+            .and_then(|integer| u32::from_str_radix(integer.as_str(), integer.radix()).ok())
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let (least, most) = (range.start(), range.end());
+                must_be(value, &format!("{least} to {most}{why}"))
+            })
+    }
+}
+
+/// A duration within [`DURATION_MIN`] and [`DURATION_MAX`].
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
+    duration_to(DURATION_MAX, "")(value)
+}
+
+/// A duration from [`DURATION_MIN`] to `most`; `why` that, where it is not plain.
+pub(super) fn duration_to(
+    most: Duration,
+    why: &str,
+) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, String> {
+    move |value| {
+        let duration = value
+            .as_str()
+            .and_then(|text| humantime::parse_duration(text).ok())
+            .ok_or_else(|| {
+                must_be(
+                    value,
+                    r#"a duration with its unit, such as "5s" or "250ms""#,
+                )
+            })?;
+        if (DURATION_MIN..=most).contains(&duration) {
+            return Ok(duration);
+        }
+        let (least, most) = (format_duration(DURATION_MIN), format_duration(most));
+        Err(must_be(value, &format!("{least} to {most}{why}")))
+    }
+}
+
+/// One word of a list; a word without a value is known, but not available in this build.
+pub(super) fn choice<'c, T: Copy>(
+    choices: &'c [(&'static str, Option<T>)],
+) -> impl FnOnce(&DeValue<'_>) -> Result<T, String> + 'c {
+    move |value| {
+        let listed = |available: bool| {
+            let words = choices
+                .iter()
+                .filter(|(_, choice)| choice.is_some() == available);
+            words
+                .map(|(word, _)| format!("{word:?}"))
+                .collect::<Vec<_>>()
+                .join(" or ")
+        };
+        let word = value.as_str();
+        match choices.iter().find(|(known, _)| Some(*known) == word) {
+            Some((_, Some(choice))) => Ok(*choice),
+            Some((_, None)) => Err(format!(
+                "is {}, which this build does not have; it must be {}",
+                describe(value),
+                listed(true)
+            )),
+            None => Err(must_be(value, &listed(true))),
+        }
+    }
+}
+
+/// A name: labels in metrics, arguments on the command line.
+pub(super) fn name<'a>(value: &'a DeValue<'a>) -> Result<&'a str, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let name = text(value)?;
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(name);
+    }
+    let what = format!("1 to {NAME_BYTES_MAX} letters, digits, dots, underscores or hyphens");
+    Err(must_be(value, &what))
+}
+
+/// An address and port that packets of other machines can have as their destination.
+pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let address = socket_address(value)?;
+    let ip = address.ip();
+    let fault = match ip {
+        _ if ip.is_unspecified() => "the unspecified address",
+        _ if ip.is_multicast() => "a multicast address",
+        _ if ip.is_loopback() => "a loopback address, which no packet on a wire has",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        IpAddr::V4(v4) if v4.is_link_local() => "a link-local address, which is not routed",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address, which is not routed",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4 address in disguise",
+        _ => return Ok(address),
+    };
+    Err(format!(
+        "is {}, {fault}; it must be a unicast address of one host",
+        describe(value)
+    ))
+}
+
+/// An address and port to listen on.
+pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let text = value.as_str().unwrap_or_default();
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let example = SocketAddr::new(ip, 80);
+        return Err(format!(r#"is {text:?}, without a port; write "{example}""#));
+    }
+    let what = r#"an address and port, such as "192.0.2.10:80" or "[2001:db8::10]:80""#;
+    let address: SocketAddr = text.parse().map_err(|_| must_be(value, what))?;
+    if address.port() == 0 {
+        return Err(format!("is {text:?}; its port must be 1 to 65535"));
+    }
+    Ok(address)
+}
+
+/// The name of a network interface, by the kernel's rules.
+pub(super) fn interface(name: &str) -> Result<(), String> {
+    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > INTERFACE_BYTES_MAX {
+        let length = name.len();
+        return Err(format!(
+            "has {} of {length} bytes; an interface's name has 1 to {INTERFACE_BYTES_MAX}",
+            quoted(name)
+        ));
+    }
+    if matches!(name, "." | "..") || name.contains(refused) {
+        return Err(format!(
+            "has {}, which no interface can be named",
+            quoted(name)
+        ));
+    }
+    Ok(())
+}
+
+/// An absolute path without `.`, `..` and NUL.
+fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let path = Path::new(text(value)?);
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    let nul = path.as_os_str().as_encoded_bytes().contains(&0);
+    if !path.is_absolute() || nul || !path.components().all(plain) {
+        return Err(must_be(value, r#"an absolute path without "..""#));
+    }
+    Ok(path.to_path_buf())
+}
+
+/// The path of a Unix socket.
+pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let path = path(value)?;
+    let length = path.as_os_str().len();
+    if path.file_name().is_none() || length > SOCKET_PATH_BYTES_MAX {
+        return Err(format!(
+            "has {length} bytes; the path of a socket has 2 to {SOCKET_PATH_BYTES_MAX}"
+        ));
+    }
+    Ok(path)
+}
+
+/// A directory on a BPF file system, which refuses names with a dot.
+pub(super) fn pin_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let path = path(value)?;
+    let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes);
+    if name.is_none_or(|name| name.contains(&b'.')) {
+        let what =
+            "a directory of its own, without a dot in its name: BPF file systems refuse dots";
+        return Err(must_be(value, what));
+    }
+    Ok(path)
+}

@@ -1,0 +1,184 @@
+//! `[[service]]` and its sections: keys, bounds and defaults, and what must hold between services.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::backend::backends;
+use super::diagnostics::Diagnostics;
+use super::identity::Identities;
+use super::reader::Table;
+use super::scalar::{choice, duration, duration_to, integer};
+use super::{
+    Balance, Ceiling, CeilingPolicy, HEALTH_COUNT_MAX, Health, HealthKind, Overflow,
+    QUEUE_CAPACITY_MAX, Queue, SERVICES_MAX, Service, Timeouts,
+};
+
+const QUEUE_CAPACITY_DEFAULT: u32 = 1024;
+const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+const CEILING_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+const HEALTH_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
+const HEALTH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
+const HEALTH_RISE_DEFAULT: u32 = 2;
+const HEALTH_FALL_DEFAULT: u32 = 3;
+const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(5);
+const IDLE_DEFAULT: Duration = Duration::from_secs(5 * 60);
+const CLOSING_DEFAULT: Duration = Duration::from_secs(30);
+
+/// All services; nothing only if a problem was noted.
+pub(super) fn services(root: &mut Table<'_>) -> Option<Vec<Service>> {
+    let tables = root.sections("service", "[[service]]")?;
+    let count = tables.len();
+    if !(1..=SERVICES_MAX).contains(&count) {
+        let at = tables.get(SERVICES_MAX).map_or(0, Table::at);
+        let message = format!("{count} services; there must be 1 to {SERVICES_MAX}");
+        root.diagnostics().note(at, message);
+        return None;
+    }
+    let diagnostics = root.diagnostics();
+    let mut whole = Whole {
+        identities: Identities::new("service"),
+        backend_addresses: HashMap::new(),
+        backends_len: 0,
+    };
+    let services: Vec<_> = tables
+        .into_iter()
+        .enumerate()
+        .map(|(index, table)| service(index, table, &mut whole))
+        .collect();
+    whole.refuse_loops(diagnostics);
+    services.into_iter().collect()
+}
+
+/// What must hold between services.
+pub(super) struct Whole {
+    identities: Identities,
+    /// Back-end addresses of all services: where, and whose for messages.
+    pub(super) backend_addresses: HashMap<SocketAddr, (usize, String)>,
+    pub(super) backends_len: usize,
+}
+
+impl Whole {
+    /// A request sent on to a service's address would come back to be dispatched again.
+    fn refuse_loops(&self, diagnostics: &Diagnostics<'_>) {
+        for (address, service_at) in self.identities.addresses() {
+            if let Some((at, scope)) = self.backend_addresses.get(address) {
+                let line = diagnostics.line(*service_at);
+                let message = format!(
+                    "{scope}address is {address}, which is a service's address (line {line}); \
+                     a back-end needs one of its own"
+                );
+                diagnostics.note(*at, message);
+            }
+        }
+    }
+}
+
+fn service(index: usize, mut table: Table<'_>, whole: &mut Whole) -> Option<Service> {
+    let (name, address) = whole.identities.read(&mut table, index);
+    let balances = [
+        ("round-robin", Some(Balance::RoundRobin)),
+        ("least-connections", None),
+        ("least-response-time", None),
+        ("source-hash", None),
+    ];
+    let balance = table.value("balance", Balance::RoundRobin, choice(&balances));
+    let queue = queue(table.section("queue"));
+    let ceiling = ceiling(table.section("ceiling"));
+    let health = health(table.section("health"));
+    let timeouts = timeouts(table.section("timeouts"));
+    let backends = backends(&mut table, address.map(|located| located.value), whole);
+    table.finish();
+    Some(Service {
+        name: name?,
+        address: address?.value,
+        balance,
+        queue,
+        ceiling,
+        health,
+        timeouts,
+        backends: backends?,
+    })
+}
+
+fn queue(mut table: Table<'_>) -> Queue {
+    let overflows = [
+        ("refuse", Some(Overflow::Refuse)),
+        ("drop", Some(Overflow::Drop)),
+    ];
+    let capacity = table.value(
+        "capacity",
+        QUEUE_CAPACITY_DEFAULT,
+        integer(1..=QUEUE_CAPACITY_MAX, ""),
+    );
+    let timeout = table.value("timeout", QUEUE_TIMEOUT_DEFAULT, duration);
+    let overflow = table.value("overflow", Overflow::Refuse, choice(&overflows));
+    let why = ", the queue's capacity";
+    let per_source = table.value("per_source", 0, integer(0..=capacity, why));
+    table.finish();
+    Queue {
+        capacity,
+        timeout,
+        overflow,
+        per_source,
+    }
+}
+
+fn ceiling(mut table: Table<'_>) -> Ceiling {
+    let policies = [
+        ("fixed", Some(CeilingPolicy::Fixed)),
+        ("queue-depth", None),
+        ("response-time", None),
+        ("throughput", None),
+        ("gradient", None),
+    ];
+    let policy = table.value("policy", CeilingPolicy::Fixed, choice(&policies));
+    let interval = table.value("interval", CEILING_INTERVAL_DEFAULT, duration);
+    table.finish();
+    Ceiling { policy, interval }
+}
+
+fn health(mut table: Table<'_>) -> Health {
+    let kinds = [
+        ("off", Some(HealthKind::Off)),
+        ("tcp", None),
+        ("http", None),
+    ];
+    let kind = table.value("kind", HealthKind::Off, choice(&kinds));
+    let interval = table.value("interval", HEALTH_INTERVAL_DEFAULT, duration);
+    let timeout = table.value(
+        "timeout",
+        HEALTH_TIMEOUT_DEFAULT.min(interval),
+        duration_to(interval, ", the interval between checks"),
+    );
+    let rise = table.value(
+        "rise",
+        HEALTH_RISE_DEFAULT,
+        integer(1..=HEALTH_COUNT_MAX, ""),
+    );
+    let fall = table.value(
+        "fall",
+        HEALTH_FALL_DEFAULT,
+        integer(1..=HEALTH_COUNT_MAX, ""),
+    );
+    table.finish();
+    Health {
+        kind,
+        interval,
+        timeout,
+        rise,
+        fall,
+    }
+}
+
+fn timeouts(mut table: Table<'_>) -> Timeouts {
+    let handshake = table.value("handshake", HANDSHAKE_DEFAULT, duration);
+    let idle = table.value("idle", IDLE_DEFAULT, duration);
+    let closing = table.value("closing", CLOSING_DEFAULT, duration);
+    table.finish();
+    Timeouts {
+        handshake,
+        idle,
+        closing,
+    }
+}

@@ -1,0 +1,42 @@
+//! What the program counted, summed over processors.
+
+use dispatcher_common::service::BackendCounters;
+use dispatcher_common::verdict::{DropReason, Handled};
+
+use super::Datapath;
+
+impl Datapath {
+    /// Frames that the program dropped for this reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.counter(reason.counter())
+    }
+
+    /// What else the program counted.
+    #[must_use]
+    pub fn handled(&self, handled: Handled) -> u64 {
+        self.counter(handled.counter())
+    }
+
+    fn counter(&self, index: u32) -> u64 {
+        self.counters
+            .get(&index, 0)
+            .map_or(0, |values| values.iter().sum())
+    }
+
+    /// What passed to and from a back-end.
+    #[must_use]
+    pub fn backend(&self, index: u32) -> BackendCounters {
+        let mut total = BackendCounters::default();
+        let Ok(values) = self.backends.get(&index, 0) else {
+            return total;
+        };
+        for one in values.iter() {
+            total.packets_in += one.packets_in;
+            total.packets_out += one.packets_out;
+            total.bytes_in += one.bytes_in;
+            total.bytes_out += one.bytes_out;
+        }
+        total
+    }
+}

@@ -1,0 +1,134 @@
+//! The flow table from user space: both entries of a flow or neither.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use dispatcher_common::flow::{Direction, FlowEntry, FlowKey, FlowPair};
+use dispatcher_common::maps;
+
+use super::{DatapathError, syscall};
+
+/// The `FLOWS` map.
+pub struct FlowTable {
+    map: HashMap<MapData, FlowKey, FlowEntry>,
+    /// The same map once more: reading in batches is not aya's, and needs a descriptor.
+    fd: OwnedFd,
+}
+
+/// Why a flow was not installed; nothing of it is in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The table holds as many flows as it may.
+    #[error("the flow table is full")]
+    Full,
+    /// Packets of the back-end would belong to two flows: another service's flow with the same
+    /// client address and port is on the same back-end.
+    #[error("the back-end has a connection with the same client address and port")]
+    Collision,
+    /// The kernel refused for another reason; its error number.
+    #[error("the kernel refused with error {0}")]
+    Refused(i32),
+}
+
+const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+
+impl FlowTable {
+    pub(super) fn new(map: Map) -> Result<Self, DatapathError> {
+        let refused = |error: &(dyn std::error::Error + 'static)| {
+            DatapathError::refused(format!("map {}", maps::FLOWS.name), error)
+        };
+        let Map::HashMap(data) = &map else {
+            return Err(refused(&MapError::InvalidMapType { map_type: 0 }));
+        };
+        let fd = data
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| refused(&error))?;
+        let map = HashMap::try_from(map).map_err(|error| refused(&error))?;
+        Ok(Self { map, fd })
+    }
+
+    /// Opens the table that a daemon has pinned, for reading beside it.
+    ///
+    /// # Errors
+    ///
+    /// When nothing is pinned there, or it is no flow table.
+    pub fn open_pinned(pin_path: &Path) -> Result<Self, DatapathError> {
+        let path = pin_path.join(maps::FLOWS.name);
+        let map = MapData::from_pin(&path)
+            .map_err(|error| DatapathError::refused(path.display().to_string(), &error))?;
+        Self::new(Map::HashMap(map))
+    }
+
+    /// Installs both entries of a flow.
+    ///
+    /// The reply entry goes first: it is the one that another service's flow may hold.
+    ///
+    /// # Errors
+    ///
+    /// Says why not; the table is then as before.
+    pub fn install(&mut self, pair: &FlowPair) -> Result<(), InstallError> {
+        self.map
+            .insert(pair.reply_key, pair.reply, BPF_NOEXIST)
+            .map_err(|e| install_error(&e))?;
+        self.map
+            .insert(pair.forward_key, pair.forward, BPF_ANY)
+            .map_err(|error| {
+                // What was inserted a moment ago is there to be removed.
+                let _ = self.map.remove(&pair.reply_key);
+                install_error(&error)
+            })
+    }
+
+    /// Removes both entries; one that is not there is as good as removed.
+    pub fn remove(&mut self, forward: &FlowKey) {
+        if let Ok(entry) = self.map.get(forward, 0) {
+            let _ = self.map.remove(&forward.of_peer(&entry.translation));
+        }
+        let _ = self.map.remove(forward);
+    }
+
+    /// Both entries of the flow with this forward key, when both are there.
+    #[must_use]
+    pub fn get(&self, forward: &FlowKey) -> Option<FlowPair> {
+        let forward_entry = self.map.get(forward, 0).ok()?;
+        let reply_key = forward.of_peer(&forward_entry.translation);
+        let reply = self.map.get(&reply_key, 0).ok()?;
+        Some(FlowPair {
+            forward_key: *forward,
+            reply_key,
+            forward: forward_entry,
+            reply,
+        })
+    }
+
+    /// Every forward entry, in no order, read in batches; flows that come or go meanwhile may be
+    /// missed or seen twice.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to read the map.
+    pub fn for_each_forward(&self, mut each: impl FnMut(&FlowKey, &FlowEntry)) -> io::Result<()> {
+        syscall::for_each_element::<FlowKey, FlowEntry>(self.fd.as_raw_fd(), |key, entry| {
+            if entry.translation.direction() == Direction::Forward {
+                each(key, entry);
+            }
+        })
+    }
+}
+
+fn install_error(error: &MapError) -> InstallError {
+    let errno = match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error().unwrap_or_default(),
+        _ => 0,
+    };
+    match errno {
+        libc::E2BIG | libc::ENOMEM => InstallError::Full,
+        libc::EEXIST => InstallError::Collision,
+        other => InstallError::Refused(other),
+    }
+}

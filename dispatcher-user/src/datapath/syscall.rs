@@ -1,0 +1,151 @@
+//! Two uses of bpf(2) that aya does not offer: reading a hash map in batches, and which interface
+//! a link is attached to.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya::Pod;
+
+/// `enum bpf_cmd` of linux/bpf.h.
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// Elements asked for at once: enough to make the call's own cost small, and twice what a bucket
+/// of a well-sized table holds.
+const BATCH: usize = 4096;
+
+/// The part of `union bpf_attr` for batches.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` for object information.
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// The part of `union bpf_attr` for opening a pin.
+#[repr(C)]
+struct PinAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// `struct bpf_link_info` as far as an XDP link fills it.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    zero: u32,
+    ifindex: u32,
+    // The kernel writes as much as it is told there is room for.
+    rest: [u32; 11],
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a whole prefix of `union bpf_attr` for `command`, and its length goes with
+    // it; the pointers inside are valid for the lengths that the callers put beside them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Calls `each` for every element of the hash map `fd`.
+pub(super) fn for_each_element<K: Pod, V: Pod>(
+    fd: RawFd,
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    let mut room = BATCH;
+    // The position is a bucket number; the kernel asks for as much room as a key has.
+    let mut position = MaybeUninit::<K>::zeroed();
+    let mut first = true;
+    loop {
+        let mut keys = Vec::<K>::with_capacity(room);
+        let mut values = Vec::<V>::with_capacity(room);
+        let at = position.as_mut_ptr() as u64;
+        let mut attr = BatchAttr {
+            in_batch: if first { 0 } else { at },
+            out_batch: at,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map_fd: fd as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        let ended = match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => false,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => true,
+                // A bucket holds more than there is room for.
+                Some(libc::ENOSPC) => {
+                    room *= 2;
+                    continue;
+                }
+                _ => return Err(error),
+            },
+        };
+        // SAFETY: the kernel wrote `count` keys and as many values, and any bytes are a `Pod`.
+        unsafe {
+            keys.set_len(attr.count as usize);
+            values.set_len(attr.count as usize);
+        }
+        keys.iter()
+            .zip(&values)
+            .for_each(|(key, value)| each(key, value));
+        if ended {
+            return Ok(());
+        }
+        first = false;
+    }
+}
+
+/// The interface that the XDP link pinned at `path` is attached to; 0 when it is gone.
+pub(super) fn link_ifindex(path: &Path) -> io::Result<u32> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)? as RawFd;
+    // SAFETY: the kernel made this descriptor just now, and nobody else knows of it.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = LinkInfo::default();
+    let mut attr = InfoAttr {
+        fd: link.as_raw_fd() as u32,
+        len: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.ifindex)
+}

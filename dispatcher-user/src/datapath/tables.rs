@@ -1,0 +1,97 @@
+//! The small tables that user space fills: services, links, sockets, control.
+
+use std::collections::HashSet;
+use std::os::fd::AsRawFd;
+
+use dispatcher_common::control::Control;
+use dispatcher_common::link::Link;
+use dispatcher_common::service::{Service, ServiceKey};
+
+use super::{Datapath, DatapathError};
+
+impl Datapath {
+    /// Makes these the services: others go, the addresses of all are marked.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an element.
+    pub fn set_services(
+        &mut self,
+        services: &[(ServiceKey, Service)],
+    ) -> Result<(), DatapathError> {
+        let refused = |error| DatapathError::refused("a service", &error);
+        let marker = Service {
+            index: Service::ADDRESS_ONLY,
+        };
+        let markers = services
+            .iter()
+            .map(|(key, _)| (ServiceKey::any_port(key.addr), marker));
+        let mut kept = HashSet::new();
+        for (key, service) in services.iter().copied().chain(markers) {
+            self.services.insert(key, service, 0).map_err(refused)?;
+            kept.insert(key);
+        }
+        let gone: Vec<_> = self
+            .services
+            .keys()
+            .flatten()
+            .filter(|key| !kept.contains(key))
+            .collect();
+        for key in gone {
+            self.services.remove(&key).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Makes these the interfaces that the program knows, by index.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an element.
+    pub fn set_links(&mut self, links: &[(u32, Link)]) -> Result<(), DatapathError> {
+        let refused = |error| DatapathError::refused("an interface", &error);
+        for (ifindex, link) in links {
+            self.links.insert(ifindex, link, 0).map_err(refused)?;
+        }
+        let gone: Vec<_> = self
+            .links
+            .keys()
+            .flatten()
+            .filter(|known| links.iter().all(|(ifindex, _)| ifindex != known))
+            .collect();
+        for ifindex in gone {
+            self.links.remove(&ifindex).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the program give connection requests to this socket.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the socket.
+    pub fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), DatapathError> {
+        self.xsks
+            .set(index, socket.as_raw_fd(), 0)
+            .map_err(|error| DatapathError::refused("an AF_XDP socket", &error))
+    }
+
+    /// Generation of the network that the program was last told.
+    #[must_use]
+    pub fn network_generation(&self) -> u32 {
+        self.control
+            .get(&0, 0)
+            .map_or(0, |control| control.network_generation)
+    }
+
+    /// Tells the program.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the element.
+    pub fn set_control(&mut self, control: &Control) -> Result<(), DatapathError> {
+        self.control
+            .set(0, control, 0)
+            .map_err(|error| DatapathError::refused("the control element", &error))
+    }
+}

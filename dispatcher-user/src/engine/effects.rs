@@ -1,0 +1,147 @@
+//! Carries out what admission decided, in its order.
+
+use dispatcher_common::flow::{FlowKey, FlowPair, FlowSpec};
+use dispatcher_common::link::NextHop;
+use dispatcher_common::tcp::Phase;
+use dispatcher_common::verdict::DropReason;
+
+use super::syn::{Packet, Syn};
+use super::{Engine, clock};
+use crate::admission::{
+    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, ServiceId, Time,
+};
+use crate::datapath::InstallError;
+
+impl Engine {
+    /// Carries out every command there is, those that one leads to included.
+    pub(super) fn carry_out(&mut self, now: Time) {
+        while let Some(command) = self.admission.poll_command() {
+            match command {
+                Command::Admit {
+                    flow,
+                    service,
+                    backend,
+                    key,
+                    isn,
+                    request,
+                    waited,
+                } => {
+                    if let Some(waited) = waited {
+                        self.note_wait(now, service, waited);
+                    }
+                    self.admit(now, flow, backend, &key, isn, request);
+                }
+                Command::Refuse {
+                    key, isn, request, ..
+                } => self.refuse(&key, isn, &request),
+                Command::Discard { reason, .. } => self.discard(reason),
+                Command::Remove { key, .. } => self.datapath.flows().remove(&key),
+                Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
+            }
+        }
+    }
+
+    /// Installs the flow, then sends its SYN: a reply to it must find the flow.
+    fn admit(
+        &mut self,
+        now: Time,
+        flow: FlowId,
+        backend: BackendId,
+        key: &FlowKey,
+        isn: u32,
+        syn: Syn,
+    ) {
+        let way = self.backends[backend.0 as usize];
+        let pair = FlowPair::new(&FlowSpec {
+            key: *key,
+            backend_addr: way.address.ip().into(),
+            backend_port: dispatcher_common::addr::Port::new(way.address.port()),
+            backend: backend.0,
+            flow: flow.index,
+            generation: flow.generation,
+            isn,
+            now_ticks: clock::ticks(now),
+            to_backend: way.next_hop,
+            to_client: self.way_back(&syn),
+        });
+        match self.datapath.flows().install(&pair) {
+            Ok(()) => {
+                self.note_admitted(backend);
+                let packet = syn.packet(&pair.forward.translation);
+                let sent = if is_known(&way.next_hop) {
+                    self.sockets.send(&way.next_hop, &packet)
+                } else {
+                    self.host_stack.send(&packet, way.address.ip())
+                };
+                self.count_drop(sent);
+            }
+            Err(error) => {
+                let failure = match error {
+                    InstallError::Collision => InstallFailure::Collision,
+                    InstallError::Full | InstallError::Refused(_) => InstallFailure::TableFull,
+                };
+                self.admission
+                    .handle_install_failed(now, flow, failure, syn);
+            }
+        }
+    }
+
+    fn way_back(&self, syn: &Syn) -> NextHop {
+        let link = self.network.links.get(&syn.device());
+        let mtu = link.map_or(u32::from(u16::MAX), |link| link.mtu);
+        syn.way_back(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    fn refuse(&mut self, key: &FlowKey, isn: u32, syn: &Syn) {
+        let reset: Packet = syn.reset(key, isn);
+        let sent = self.sockets.send(&self.way_back(syn), &reset);
+        self.count_drop(sent);
+    }
+
+    fn discard(&mut self, reason: DiscardReason) {
+        if let DiscardReason::Refused(why) = reason {
+            let reason = match why {
+                RefuseReason::QueueFull | RefuseReason::PerSource => DropReason::QueueFull,
+                RefuseReason::TableFull
+                | RefuseReason::Collision
+                | RefuseReason::Expired
+                | RefuseReason::ServiceRemoved => return,
+            };
+            self.count_drop(Err(reason));
+        }
+    }
+
+    fn probe(&mut self, now: Time, flow: FlowId, key: &FlowKey) {
+        let Some(pair) = self.datapath.flows().get(key) else {
+            self.admission.handle_missing(now, flow);
+            return;
+        };
+        let last_seen = pair.forward.last_seen.max(pair.reply.last_seen);
+        self.admission
+            .handle_phase(now, flow, Phase(pair.forward.phase));
+        // A tick that has begun is seen as over: a flow is never thought idle for longer than it is.
+        self.admission
+            .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
+    }
+
+    fn note_admitted(&mut self, backend: BackendId) {
+        self.backends[backend.0 as usize].connections += 1;
+    }
+
+    fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {
+        if let Some(info) = self.services.iter_mut().find(|info| info.id == service) {
+            info.waits.record(now, waited);
+            info.waits_metric.record(waited);
+        }
+    }
+
+    fn count_drop(&mut self, sent: Result<(), DropReason>) {
+        if let Err(reason) = sent {
+            self.dropped[reason as usize] += 1;
+        }
+    }
+}
+
+fn is_known(way: &NextHop) -> bool {
+    way.ifindex != 0 && way.ifindex != NextHop::HOST_STACK
+}

@@ -1,0 +1,195 @@
+//! How the rest of the daemon talks to the admission thread: messages in, answers by channel. The
+//! thread itself never waits for anyone.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use anyhow::{Context, Result, anyhow, bail};
+use dispatcher_common::control::TICK_MS;
+use dispatcher_common::flow::{FlowEntry, FlowKey};
+use dispatcher_common::tcp::Phase;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::oneshot;
+
+use super::clock;
+use crate::admin::{Control, FlowFilter, QueueFilter};
+use crate::datapath::FlowTable;
+use crate::network::NetworkView;
+use crate::status::{FlowRow, FlowState, QueueRow, Status};
+
+/// Messages that may wait for the thread; it takes all of them each turn.
+const MESSAGES_MAX: usize = 256;
+
+/// What the thread can be asked.
+pub(super) enum Message {
+    Network(Arc<NetworkView>),
+    Status(oneshot::Sender<Arc<Status>>),
+    Queue(QueueFilter, oneshot::Sender<Vec<QueueRow>>),
+    Stop,
+}
+
+/// The thread's end.
+pub(super) struct Inbox {
+    messages: Receiver<Message>,
+    waker: Arc<EventFd>,
+}
+
+impl Inbox {
+    /// The next message, if one waits.
+    pub(super) fn next(&self) -> Option<Message> {
+        let message = self.messages.try_recv().ok();
+        if message.is_none() {
+            // Nothing to read means that nobody woke the thread.
+            let _ = self.waker.read();
+            return self.messages.try_recv().ok();
+        }
+        message
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+}
+
+/// Names by address, for flows that are read from the map.
+pub(super) type Names = HashMap<SocketAddr, (Arc<str>, HashMap<SocketAddr, Arc<str>>)>;
+
+/// Talks to the admission thread; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    messages: SyncSender<Message>,
+    waker: Arc<EventFd>,
+    names: Arc<Names>,
+    pin_path: PathBuf,
+}
+
+/// Both ends of the channel.
+pub(super) fn channel(names: Names, pin_path: PathBuf) -> Result<(Handle, Inbox)> {
+    let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .context("cannot make an eventfd")?;
+    let waker = Arc::new(waker);
+    let (sender, messages) = sync_channel(MESSAGES_MAX);
+    let inbox = Inbox {
+        messages,
+        waker: Arc::clone(&waker),
+    };
+    Ok((
+        Handle {
+            messages: sender,
+            waker,
+            names: Arc::new(names),
+            pin_path,
+        },
+        inbox,
+    ))
+}
+
+impl Handle {
+    pub(super) fn send(&self, message: Message) -> Result<()> {
+        match self.messages.try_send(message) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => bail!("the daemon is busy with {MESSAGES_MAX} questions"),
+            Err(TrySendError::Disconnected(_)) => bail!("the daemon is stopping"),
+        }
+        // It can only fail when the count is at its end, and then the thread is awake.
+        let _ = self.waker.write(1);
+        Ok(())
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.send(message(answer))?;
+        answered
+            .await
+            .map_err(|_| anyhow!("the daemon is stopping"))
+    }
+}
+
+impl Control for Handle {
+    async fn status(&self) -> Result<Arc<Status>> {
+        self.ask(Message::Status).await
+    }
+
+    /// Reads the table beside the thread, which has no time for a million rows.
+    async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowRow>> {
+        let Self {
+            names, pin_path, ..
+        } = self.clone();
+        tokio::task::spawn_blocking(move || flows(&names, &pin_path, &filter)).await?
+    }
+
+    async fn queue(&self, filter: QueueFilter) -> Result<Vec<QueueRow>> {
+        self.ask(|answer| Message::Queue(filter, answer)).await
+    }
+}
+
+fn flows(names: &Names, pin_path: &Path, filter: &FlowFilter) -> Result<Vec<FlowRow>> {
+    let now = clock::ticks(clock::now());
+    let table = FlowTable::open_pinned(pin_path)?;
+    let mut found = Vec::new();
+    table.for_each_forward(|key, entry| {
+        if found.len() < filter.limit {
+            found.extend(row(names, filter, now, key, entry));
+        }
+    })?;
+    // Counts of the other direction are in the other entry.
+    for (key, row) in &mut found {
+        if let Some(pair) = table.get(key) {
+            row.packets_out = pair.reply.packets;
+            row.bytes_out = pair.reply.bytes;
+            let last_seen = pair.forward.last_seen.max(pair.reply.last_seen);
+            row.idle_seconds = seconds_since(last_seen, now);
+        }
+    }
+    Ok(found.into_iter().map(|(_, row)| row).collect())
+}
+
+fn row(
+    names: &Names,
+    filter: &FlowFilter,
+    now: u32,
+    key: &FlowKey,
+    entry: &FlowEntry,
+) -> Option<(FlowKey, FlowRow)> {
+    let (service, backends) = names.get(&(key.dst.ip(), key.dst_port.number()).into())?;
+    let to = entry.translation;
+    let backend = backends.get(&(to.addr.ip(), to.port.number()).into())?;
+    let phase = Phase(entry.phase);
+    let wanted = filter
+        .service
+        .as_ref()
+        .is_none_or(|name| **name == **service)
+        && filter
+            .backend
+            .as_ref()
+            .is_none_or(|name| **name == **backend)
+        && filter.client.is_none_or(|client| client == key.src.ip());
+    let row = FlowRow {
+        service: service.to_string(),
+        backend: backend.to_string(),
+        client: (key.src.ip(), key.src_port.number()).into(),
+        state: match phase {
+            _ if phase.is_ended() => FlowState::Ended,
+            _ if phase.is_closing() => FlowState::Closing,
+            _ if phase.is_established() => FlowState::Active,
+            _ => FlowState::HalfOpen,
+        },
+        packets_in: entry.packets,
+        packets_out: 0,
+        bytes_in: entry.bytes,
+        bytes_out: 0,
+        age_seconds: seconds_since(entry.installed, now),
+        idle_seconds: seconds_since(entry.last_seen, now),
+    };
+    wanted.then_some((*key, row))
+}
+
+fn seconds_since(then: u32, now: u32) -> f64 {
+    f64::from(now.saturating_sub(then)) * TICK_MS as f64 / 1000.0
+}

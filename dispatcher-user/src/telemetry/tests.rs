@@ -1,0 +1,156 @@
+//! A scrape: the table of metrics is what is told, and nothing else is.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{METRICS, MetricKind, MetricsServer, QUEUE_WAIT_BUCKETS, Telemetry};
+use crate::admin::fake::{self, Fake};
+
+fn scraped() -> String {
+    let telemetry = Telemetry::new().unwrap();
+    let wait = telemetry.queue_wait("web");
+    wait.record(Duration::from_micros(1500));
+    wait.record(Duration::from_millis(700));
+    wait.record(Duration::from_secs(60));
+    telemetry.render(&fake::status())
+}
+
+#[test]
+fn a_scrape_tells_the_status() {
+    let text = scraped();
+    for line in [
+        r#"dispatcher_build_info{version="0.1.0"} 1"#,
+        "dispatcher_flows 12",
+        "dispatcher_flow_capacity 262144",
+        r#"dispatcher_dropped_packets_total{reason="no_flow"} 7"#,
+        r#"dispatcher_dropped_packets_total{reason="fragment"} 0"#,
+        r#"dispatcher_connection_requests_total{service="web",outcome="admitted"} 60"#,
+        r#"dispatcher_connection_requests_total{service="web",outcome="refused"} 20"#,
+        r#"dispatcher_connection_requests_total{service="web",outcome="expired"} 10"#,
+        r#"dispatcher_connection_requests_total{service="web",outcome="abandoned"} 7"#,
+        r#"dispatcher_connection_request_retransmissions_total{service="web"} 11"#,
+        r#"dispatcher_queue_depth{service="web"} 3"#,
+        r#"dispatcher_queue_capacity{service="web"} 1024"#,
+        r#"dispatcher_backend_connections{service="web",backend="web-1",state="active"} 30"#,
+        r#"dispatcher_backend_connections{service="web",backend="web-1",state="half_open"} 2"#,
+        r#"dispatcher_backend_ceiling{service="web",backend="web-1"} 32"#,
+        r#"dispatcher_backend_up{service="web",backend="web-1"} 1"#,
+        r#"dispatcher_backend_packets_total{service="web",backend="web-1",direction="in"} 5400"#,
+        r#"dispatcher_backend_packets_total{service="web",backend="web-1",direction="out"} 5401"#,
+        r#"dispatcher_backend_bytes_total{service="web",backend="web-1",direction="in"} 100000"#,
+        r#"dispatcher_backend_bytes_total{service="web",backend="web-1",direction="out"} 900000"#,
+        r#"dispatcher_queue_wait_seconds_bucket{service="web",le="0.001"} 0"#,
+        r#"dispatcher_queue_wait_seconds_bucket{service="web",le="0.0025"} 1"#,
+        r#"dispatcher_queue_wait_seconds_bucket{service="web",le="1"} 2"#,
+        r#"dispatcher_queue_wait_seconds_bucket{service="web",le="30"} 2"#,
+        r#"dispatcher_queue_wait_seconds_bucket{service="web",le="+Inf"} 3"#,
+        r#"dispatcher_queue_wait_seconds_count{service="web"} 3"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "lacks {line}:\n{text}");
+    }
+}
+
+#[test]
+fn the_table_and_the_scrape_name_the_same_metrics() {
+    let text = scraped();
+    let mut described = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let mut words = line.split(' ').skip(2);
+        let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+        let metric = METRICS.iter().find(|metric| metric.name == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} is not in the table"));
+        let expected = match metric.kind {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        };
+        assert_eq!(kind, expected, "{name}");
+        assert!(
+            text.contains(&format!("# HELP {name} {}\n", metric.help)),
+            "{name}"
+        );
+        assert!(described.insert(name), "{name} is told twice");
+    }
+    assert_eq!(
+        described,
+        METRICS.iter().map(|metric| metric.name).collect()
+    );
+}
+
+#[test]
+fn names_follow_the_conventions() {
+    for metric in METRICS {
+        let counter = metric.kind == MetricKind::Counter;
+        assert!(metric.name.starts_with("dispatcher_"), "{}", metric.name);
+        assert_eq!(counter, metric.name.ends_with("_total"), "{}", metric.name);
+    }
+    assert!(QUEUE_WAIT_BUCKETS.is_sorted_by(|a, b| a < b));
+}
+
+#[test]
+fn a_backend_that_is_gone_is_told_no_more() {
+    let telemetry = Telemetry::new().unwrap();
+    let mut status = fake::status();
+    assert!(telemetry.render(&status).contains("web-1"));
+    status.services[0].backends.clear();
+    assert!(!telemetry.render(&status).contains("web-1"));
+}
+
+#[tokio::test]
+async fn metrics_are_served() {
+    let server = MetricsServer::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let address = server.local_addr().unwrap();
+    let serving = tokio::spawn(server.serve(Telemetry::new().unwrap(), Fake::new()));
+    let mut answers = Vec::new();
+    for path in ["/metrics", "/"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: d\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answers.push(answer);
+    }
+    serving.abort();
+    assert!(
+        answers[0].starts_with("HTTP/1.1 200 OK\r\n"),
+        "{}",
+        answers[0]
+    );
+    assert!(
+        answers[0].contains("content-type: text/plain; version=0.0.4"),
+        "{}",
+        answers[0]
+    );
+    assert!(
+        answers[0].contains("\ndispatcher_flows 12\n"),
+        "{}",
+        answers[0]
+    );
+    assert!(answers[1].starts_with("HTTP/1.1 404"), "{}", answers[1]);
+    assert!(
+        answers[1].ends_with("metrics are at /metrics\n"),
+        "{}",
+        answers[1]
+    );
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_with_its_key() {
+    let server = MetricsServer::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let address = server.local_addr().unwrap();
+    let error = MetricsServer::bind(address).await.unwrap_err();
+    let told = format!("{error:#}");
+    assert!(
+        told.contains(&format!(
+            "{address} (metrics.listen): Address already in use"
+        )),
+        "{told}"
+    );
+}

@@ -1,0 +1,226 @@
+//! Configurations that are accepted: the examples, the defaults, and every input without a panic.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dispatcher_user::config::{
+    Admin, AttachMode, Backend, Balance, Ceiling, CeilingBounds, CeilingPolicy, Config, Dataplane,
+    Health, HealthKind, Metrics, OnExit, Overflow, Queue, Service, Timeouts, Unattended, XskMode,
+};
+use proptest::prelude::*;
+
+fn examples() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let files = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    files
+        .filter(|file| file.extension().is_some_and(|e| e == "toml"))
+        .collect()
+}
+
+fn parse(text: &str) -> Config {
+    Config::parse(Path::new("f.toml"), text.as_bytes()).unwrap()
+}
+
+#[test]
+fn every_example_is_right() {
+    let examples = examples();
+    assert!(examples.len() >= 2, "{examples:?}");
+    for file in examples {
+        if let Err(error) = Config::load(&file) {
+            panic!("{error}");
+        }
+    }
+}
+
+#[test]
+fn only_what_has_no_default_need_be_given() {
+    let config = parse(
+        r#"
+        dataplane.interfaces = ["eth0"]
+        [[service]]
+        address = "192.0.2.10:80"
+        backend = [{ address = "10.0.0.11:8080", capacity = 256 }]
+        "#,
+    );
+    let service = Service {
+        name: "192.0.2.10-80".to_owned(),
+        address: "192.0.2.10:80".parse().unwrap(),
+        balance: Balance::RoundRobin,
+        queue: Queue {
+            capacity: 1024,
+            timeout: Duration::from_secs(5),
+            overflow: Overflow::Refuse,
+            per_source: 0,
+        },
+        ceiling: Ceiling {
+            policy: CeilingPolicy::Fixed,
+            interval: Duration::from_secs(1),
+        },
+        health: Health {
+            kind: HealthKind::Off,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+        },
+        timeouts: Timeouts {
+            handshake: Duration::from_secs(5),
+            idle: Duration::from_secs(300),
+            closing: Duration::from_secs(30),
+        },
+        backends: vec![Backend {
+            name: "10.0.0.11-8080".to_owned(),
+            address: "10.0.0.11:8080".parse().unwrap(),
+            capacity: 256,
+            ceiling: CeilingBounds {
+                initial: 255,
+                min: 1,
+                max: 255,
+            },
+            weight: 1,
+        }],
+    };
+    let expected = Config {
+        admin: Admin {
+            socket: PathBuf::from("/run/dispatcher/admin.sock"),
+        },
+        metrics: None,
+        dataplane: Dataplane {
+            interfaces: vec!["eth0".to_owned()],
+            attach_mode: AttachMode::Auto,
+            xsk_mode: XskMode::Auto,
+            flow_capacity: 262_144,
+            pin_path: PathBuf::from("/sys/fs/bpf/dispatcher"),
+            on_exit: OnExit::Keep,
+            unattended: Unattended::Drop,
+        },
+        services: vec![service],
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn everything_given_is_taken() {
+    let config = parse(
+        r#"
+        [admin]
+        socket = "/tmp/d.sock"
+        [metrics]
+        listen = "[::]:9999"
+        [dataplane]
+        interfaces = ["eth0", "eth1.100"]
+        attach_mode = "generic"
+        xsk_mode = "zero-copy"
+        flow_capacity = 1_000_000
+        pin_path = "/sys/fs/bpf/other"
+        on_exit = "detach"
+        unattended = "pass"
+        [[service]]
+        name = "six"
+        address = "[2001:db8::10]:443"
+        balance = "round-robin"
+        queue = { capacity = 7, timeout = "1m 30s", overflow = "drop", per_source = 3 }
+        ceiling = { policy = "fixed", interval = "250ms" }
+        health = { kind = "off", interval = "500ms", rise = 1, fall = 9 }
+        timeouts = { handshake = "10ms", idle = "24h", closing = "1s" }
+        [[service.backend]]
+        name = "b"
+        address = "[2001:db8::11]:8443"
+        capacity = 100
+        ceiling = { initial = 20, min = 10, max = 30 }
+        weight = 1
+        "#,
+    );
+    assert_eq!(config.admin.socket, PathBuf::from("/tmp/d.sock"));
+    let listen = "[::]:9999".parse().unwrap();
+    assert_eq!(config.metrics, Some(Metrics { listen }));
+    let dataplane = &config.dataplane;
+    assert_eq!(dataplane.interfaces, ["eth0", "eth1.100"]);
+    assert_eq!(dataplane.attach_mode, AttachMode::Generic);
+    assert_eq!(dataplane.xsk_mode, XskMode::ZeroCopy);
+    assert_eq!(dataplane.flow_capacity, 1_000_000);
+    assert_eq!(dataplane.pin_path, PathBuf::from("/sys/fs/bpf/other"));
+    assert_eq!(dataplane.on_exit, OnExit::Detach);
+    assert_eq!(dataplane.unattended, Unattended::Pass);
+    let service = &config.services[0];
+    assert_eq!(service.queue.capacity, 7);
+    assert_eq!(service.queue.timeout, Duration::from_secs(90));
+    assert_eq!(service.queue.overflow, Overflow::Drop);
+    assert_eq!(service.queue.per_source, 3);
+    assert_eq!(service.ceiling.interval, Duration::from_millis(250));
+    // The default of 1 s would outlast the interval.
+    assert_eq!(service.health.timeout, Duration::from_millis(500));
+    assert_eq!(service.timeouts.idle, Duration::from_secs(86_400));
+    let bounds = service.backends[0].ceiling;
+    assert_eq!((bounds.initial, bounds.min, bounds.max), (20, 10, 30));
+}
+
+#[test]
+fn metrics_are_served_at_the_default_place_when_only_the_section_is_there() {
+    let example = "[metrics]\n[dataplane]\ninterfaces = [\"e\"]\n[[service]]\n\
+        address = \"192.0.2.1:1\"\n[[service.backend]]\naddress = \"192.0.2.2:1\"\ncapacity = 2\n";
+    let config = parse(example);
+    let listen = "127.0.0.1:9464".parse().unwrap();
+    assert_eq!(config.metrics, Some(Metrics { listen }));
+    // The least capacity leaves room for one ceiling.
+    let bounds = config.services[0].backends[0].ceiling;
+    assert_eq!((bounds.initial, bounds.min, bounds.max), (1, 1, 1));
+}
+
+#[test]
+fn two_services_may_share_a_back_end_and_its_name() {
+    let service = |port| {
+        format!(
+            "[[service]]\naddress = \"192.0.2.1:{port}\"\n[[service.backend]]\nname = \"one\"\n\
+             address = \"192.0.2.2:1\"\ncapacity = 2\n"
+        )
+    };
+    let text = format!(
+        "dataplane.interfaces = [\"e\"]\n{}{}",
+        service(80),
+        service(443)
+    );
+    assert_eq!(parse(&text).services.len(), 2);
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let _ = Config::parse(Path::new("f.toml"), &bytes);
+    }
+
+    /// Bytes of an example changed, cut out and put in: most of it is still read.
+    #[test]
+    fn a_damaged_example_never_panics(
+        which in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        removed in 0..40_usize,
+        inserted in "[\\[\\]{}=\"a-z0-9.,: \n_-]{0,12}",
+    ) {
+        let examples = examples();
+        let mut text = std::fs::read(&examples[which.index(examples.len())]).unwrap();
+        let at = at.index(text.len());
+        let end = (at + removed).min(text.len());
+        text.splice(at..end, inserted.bytes());
+        if let Err(error) = Config::parse(Path::new("f.toml"), &text) {
+            prop_assert!(error.to_string().lines().all(|line| line.starts_with("f.toml:")));
+        }
+    }
+
+    /// Whatever bounds are accepted keep their order.
+    #[test]
+    fn accepted_ceilings_stay_below_capacity(
+        capacity in 0..40_u32, initial in 0..40_u32, min in 0..40_u32, max in 0..40_u32,
+    ) {
+        let text = format!(
+            "dataplane.interfaces = [\"e\"]\n[[service]]\naddress = \"192.0.2.1:1\"\n\
+             [[service.backend]]\naddress = \"192.0.2.2:1\"\ncapacity = {capacity}\n\
+             ceiling = {{ initial = {initial}, min = {min}, max = {max} }}\n"
+        );
+        let right = 1 <= min && min <= initial && initial <= max && max < capacity;
+        let parsed = Config::parse(Path::new("f.toml"), text.as_bytes());
+        prop_assert_eq!(parsed.is_ok(), right);
+    }
+}

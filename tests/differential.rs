@@ -1,0 +1,300 @@
+//! The kernel's program and the host's code, given the same frame, make the same bytes of it and
+//! the same verdict: one parser and one rewrite, compiled twice.
+
+use std::collections::HashMap;
+
+use dispatcher_common::addr::{Addr, Port};
+use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair};
+use dispatcher_common::header::TcpFlags;
+use dispatcher_common::link::NextHop;
+use dispatcher_common::parse::{Unparsable, parse};
+use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::verdict::DropReason;
+use dispatcher_tests::packet::{
+    BACKEND_ONE, BACKEND_TWO, CLIENT_ONE, CLIENT_TWO, FAMILIES, Family, Host, Packet, STRANGER,
+    VIP_ONE, VIP_TWO, verify,
+};
+use dispatcher_tests::program::{
+    Action, GENERATION, INGRESS, Program, Sizes, Verdict, spec, way_to,
+};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::{collection, option, prelude::any, prop_oneof, sample};
+
+const FRAMES: usize = 20_000;
+const FLOWS: usize = 32;
+const HOSTS: [Host; 7] = [
+    CLIENT_ONE,
+    CLIENT_TWO,
+    VIP_ONE,
+    VIP_TWO,
+    BACKEND_ONE,
+    BACKEND_TWO,
+    STRANGER,
+];
+
+/// What the host says of a frame, in place; it knows the same flows and services.
+struct Model {
+    flows: HashMap<FlowKey, FlowEntry>,
+    services: HashMap<ServiceKey, Service>,
+}
+
+impl Model {
+    fn judge(&self, frame: &mut Vec<u8>) -> Verdict {
+        let segment = match parse(&frame[..]) {
+            Ok(segment) => segment,
+            Err(error) => {
+                let reason = match error.why {
+                    Unparsable::NotTcp => return Verdict::Passed,
+                    Unparsable::Fragment => DropReason::Fragment,
+                    Unparsable::IpOptions => DropReason::IpOptions,
+                    Unparsable::Malformed => DropReason::Malformed,
+                };
+                let ours = self.services.contains_key(&ServiceKey::any_port(error.dst));
+                return if ours {
+                    Verdict::Dropped(reason)
+                } else {
+                    Verdict::Passed
+                };
+            }
+        };
+        let Some(entry) = self.flows.get(&segment.key) else {
+            return self.judge_without_flow(&segment.key, segment.tcp.flags);
+        };
+        if segment.ttl <= 1 {
+            return Verdict::Dropped(DropReason::TtlExpired);
+        }
+        entry.translation.apply(&mut frame[..], &segment).unwrap();
+        let hop = entry.next_hop;
+        if segment.ip_len > hop.mtu {
+            return Verdict::HandedToHost;
+        }
+        let header = vec![0; hop.header_len()];
+        frame.splice(..segment.ip_offset(), header);
+        hop.write_header(&mut frame[..], segment.ethertype())
+            .unwrap();
+        Verdict::Sent(if hop.ifindex == INGRESS {
+            Action::Tx
+        } else {
+            Action::Redirect
+        })
+    }
+
+    fn judge_without_flow(&self, key: &FlowKey, flags: TcpFlags) -> Verdict {
+        let service = ServiceKey::new(key.dst, key.dst_port);
+        let known = self.services.get(&service);
+        if known.is_none_or(|service| service.index == Service::ADDRESS_ONLY) {
+            return Verdict::Passed;
+        }
+        Verdict::Dropped(match flags {
+            flags if flags.is_connection_request() => DropReason::Unattended,
+            flags if flags.any(TcpFlags::SYN) && flags.any(TcpFlags::FIN.with(TcpFlags::RST)) => {
+                DropReason::Malformed
+            }
+            _ => DropReason::NoFlow,
+        })
+    }
+}
+
+/// Flows between some ports, each with a next hop of its own kind.
+fn flows(run: &mut TestRunner) -> Vec<FlowPair> {
+    let shape = (
+        any::<[u8; 16]>(),
+        any::<u16>(),
+        sample::select(vec![0, 0, 1, 7, 4094]),
+    );
+    let flow = |n: usize, (address, port, vlan): ([u8; 16], u16, u16)| {
+        let family = FAMILIES[n % 2];
+        let mut spec = spec(family);
+        let client = CLIENT_ONE.at(n as u16);
+        spec.key = Packet::tcp(client, VIP_ONE).over(family).key();
+        spec.backend_addr = match family {
+            Family::V4 => {
+                let [a, b, c, d, ..] = address;
+                Addr::from_v4_bytes([a, b, c, d])
+            }
+            Family::V6 => Addr::from_v6_bytes(address),
+        };
+        spec.backend_port = Port::new(port);
+        let ifindex = if n % 3 == 0 { INGRESS } else { 99 };
+        let hop = |host| NextHop {
+            vlan,
+            ifindex,
+            mtu: 110,
+            ..way_to(host)
+        };
+        (spec.to_backend, spec.to_client) = (hop(BACKEND_ONE), hop(client));
+        FlowPair::new(&spec)
+    };
+    (0..FLOWS)
+        .map(|n| flow(n, shape.new_tree(run).unwrap().current()))
+        .collect()
+}
+
+/// Well-formed frames, most of a flow.
+fn well_formed() -> impl Strategy<Value = Vec<u8>> {
+    let who = (
+        sample::select(&HOSTS[..]),
+        sample::select(&HOSTS[..]),
+        0..64u16,
+        0..4u8,
+    );
+    let link = option::of((0..4095u16, 0..8u8));
+    let tcp = (any::<u8>(), any::<u32>(), any::<u32>(), 0..=10usize);
+    let body = (
+        collection::vec(any::<u8>(), 0..64),
+        prop_oneof![0..3u8, any::<u8>()],
+        0..8u8,
+    );
+    (who, link, tcp, body, any::<bool>()).prop_map(|(who, link, tcp, body, v6)| {
+        let (src, dst, port, of_flow) = who;
+        let (src, dst) = if of_flow > 0 {
+            (CLIENT_ONE.at(port), VIP_ONE)
+        } else {
+            (src, dst)
+        };
+        let (flags, seq, ack, words) = tcp;
+        let (payload, ttl, shape) = body;
+        let mut packet = Packet::tcp(src, dst)
+            .over(FAMILIES[usize::from(if of_flow > 1 { port % 2 == 1 } else { v6 })])
+            .flags(TcpFlags(flags))
+            .seq(seq)
+            .ack(ack)
+            .options(&vec![1; 4 * words])
+            .payload(&payload)
+            .ttl(ttl);
+        if let Some((id, priority)) = link {
+            packet = packet.tag(id, priority);
+        }
+        match shape {
+            0 => packet.fragment(u16::from(ttl), flags & 1 == 0),
+            1 => packet.ip_options(&vec![1; 4 * words]).extension(flags),
+            _ => packet,
+        }
+        .build()
+    })
+}
+
+/// Replies of generated back-ends are built from the flow itself.
+fn reply(pair: &FlowPair, payload: &[u8]) -> Vec<u8> {
+    let (src, dst) = (pair.reply_key.src, pair.reply_key.dst);
+    let mut from = BACKEND_ONE.at(pair.reply_key.src_port.number());
+    match src.ip() {
+        std::net::IpAddr::V4(v4) => from.v4 = v4,
+        std::net::IpAddr::V6(v6) => from.v6 = v6,
+    }
+    let to = CLIENT_ONE.at(pair.reply_key.dst_port.number());
+    let family = FAMILIES[usize::from(!dst.is_v4())];
+    Packet::tcp(from, to).over(family).payload(payload).build()
+}
+
+/// Some bytes changed, cut or added.
+fn damaged(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let changes = collection::vec((0..80usize, any::<u8>()), 0..4);
+    (frame, changes, option::of(14..100usize)).prop_map(|(mut frame, changes, length)| {
+        for (at, byte) in changes {
+            if let Some(place) = frame.get_mut(at) {
+                *place = byte;
+            }
+        }
+        if let Some(length) = length {
+            frame.resize(length, 0xa5);
+        }
+        frame
+    })
+}
+
+#[test]
+fn kernel_and_host_agree_on_every_frame() {
+    let mut run = TestRunner::new_with_rng(
+        Config::default(),
+        TestRng::from_seed(RngAlgorithm::ChaCha, b"a dispatcher, tested twice over."),
+    );
+    let mut program = Program::of(Sizes {
+        flows: 4 * FLOWS as u32,
+        ..Sizes::default()
+    });
+    let pairs = flows(&mut run);
+    let mut model = Model {
+        flows: HashMap::new(),
+        services: HashMap::new(),
+    };
+    for pair in &pairs {
+        for (key, entry) in [
+            (pair.forward_key, pair.forward),
+            (pair.reply_key, pair.reply),
+        ] {
+            assert_eq!(entry.next_hop.generation, GENERATION);
+            program.put(&key, &entry);
+            model.flows.insert(key, entry);
+        }
+    }
+    model
+        .services
+        .extend(program.services.iter().map(Result::unwrap));
+
+    let replies: Vec<_> = (0..FLOWS * 3)
+        .map(|n| reply(&pairs[n / 3], &vec![n as u8; n]))
+        .collect();
+    let frames = prop_oneof![
+        4 => well_formed(),
+        2 => sample::select(replies.clone()),
+        3 => damaged(well_formed()),
+        1 => damaged(sample::select(replies)),
+        1 => collection::vec(any::<u8>(), 14..200),
+    ];
+    let mut verdicts: HashMap<String, usize> = HashMap::new();
+    for n in 0..FRAMES {
+        let frame = frames.new_tree(&mut run).unwrap().current();
+        let mut expected = frame.clone();
+        let verdict = model.judge(&mut expected);
+        let outcome = program.run(&frame);
+        assert_eq!(outcome.verdict(), verdict, "frame {n}: {frame:02x?}");
+        assert_eq!(outcome.frame, expected, "frame {n}: {frame:02x?}");
+        if verify(&frame).is_ok() {
+            verify(&outcome.frame).unwrap_or_else(|error| panic!("frame {n}: {error}"));
+        }
+        *verdicts.entry(format!("{verdict:?}")).or_default() += 1;
+        program.events();
+        restore(&mut program, &model, &frame);
+    }
+    for verdict in EVERY_VERDICT {
+        let count = verdicts.get(verdict).copied().unwrap_or_default();
+        assert!(
+            count >= 50,
+            "{verdict} came up {count} times only: {verdicts:?}"
+        );
+    }
+}
+
+const EVERY_VERDICT: [&str; 10] = [
+    "Passed",
+    "HandedToHost",
+    "Sent(Tx)",
+    "Sent(Redirect)",
+    "Dropped(NoFlow)",
+    "Dropped(Fragment)",
+    "Dropped(IpOptions)",
+    "Dropped(Malformed)",
+    "Dropped(TtlExpired)",
+    "Dropped(Unattended)",
+];
+
+/// Puts a flow's entries back as they were when the frame may have ended it.
+fn restore(program: &mut Program, model: &Model, frame: &[u8]) {
+    let Ok(segment) = parse(frame) else {
+        return;
+    };
+    if !segment
+        .tcp
+        .flags
+        .any(TcpFlags::RST.with(TcpFlags::FIN).with(TcpFlags::SYN))
+    {
+        return;
+    }
+    if let Some(entry) = model.flows.get(&segment.key) {
+        let peer = segment.key.of_peer(&entry.translation);
+        program.put(&segment.key, entry);
+        program.put(&peer, &model.flows[&peer]);
+    }
+}

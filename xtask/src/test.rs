@@ -1,0 +1,138 @@
+//! Runs the tests, by what they need: nothing, a kernel, or network namespaces. Cargo runs them;
+//! only the binaries that need root get it.
+
+use std::ffi::OsString;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use xtask::command::Runner;
+
+use crate::cargo::{self, TESTS_PACKAGE, Target};
+use crate::setup;
+
+#[derive(Args)]
+pub struct Options {
+    /// Which tests.
+    #[arg(value_enum, default_value_t = Group::All)]
+    group: Group,
+    /// What the test binaries are given: a filter, and options of the test harness.
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Group {
+    /// What needs neither root nor a kernel of some kind.
+    Unit,
+    /// The program in the kernel's test run: verifier, contract, program, differential.
+    Kernel,
+    /// The daemon and the program on real interfaces in network namespaces.
+    Netns,
+    /// Long runs; not part of `all`.
+    Soak,
+    /// Unit, kernel and netns.
+    All,
+}
+
+pub fn run(options: &Options, runner: Runner) -> Result<()> {
+    setup::run(&setup::Options { check: false }, runner)?;
+    run_group(options.group, &options.arguments, runner)
+}
+
+/// Runs a group; the tools are there.
+pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result<()> {
+    match group {
+        Group::Unit => unit(arguments, runner),
+        Group::All => {
+            for group in [Group::Unit, Group::Kernel, Group::Netns] {
+                run_group(group, arguments, runner)?;
+            }
+            Ok(())
+        }
+        Group::Kernel | Group::Netns | Group::Soak => privileged(group, arguments, runner),
+    }
+}
+
+// Always the whole workspace, or cargo would choose other features of the dependencies and build
+// those twice; what runs is chosen among its targets.
+fn unit(arguments: &[OsString], runner: Runner) -> Result<()> {
+    let mut cargo = cargo::command("test");
+    cargo.args(["--workspace", "--no-fail-fast", "--lib", "--bins"]);
+    for target in cargo::targets("test")? {
+        if target.package != TESTS_PACKAGE {
+            cargo.args(["--test", &target.name]);
+        }
+    }
+    runner.run(cargo.arg("--").args(arguments))?;
+    runner.run(
+        cargo::command("test")
+            .args(["--workspace", "--doc", "--"])
+            .args(arguments),
+    )
+}
+
+fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()> {
+    let names = of_group(&cargo::targets("test")?, group);
+    ensure!(
+        !names.is_empty(),
+        "package {TESTS_PACKAGE} has no test target of group {group:?}"
+    );
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], false, runner)?;
+    let mut cargo = cargo::command("test");
+    cargo
+        .args(["--workspace", "--no-fail-fast"])
+        .env("DISPATCHER_BIN", dispatcher);
+    cargo.envs(cargo::elevating_runner()?);
+    for name in &names {
+        cargo.args(["--test", name]);
+    }
+    cargo.arg("--").args(arguments);
+    if group != Group::Kernel {
+        // Their timing is the subject: they share no machine with each other.
+        cargo.arg("--test-threads=1");
+    }
+    runner.run(&mut cargo)
+}
+
+fn of_group(targets: &[Target], group: Group) -> Vec<String> {
+    let ours = targets
+        .iter()
+        .filter(|target| target.package == TESTS_PACKAGE);
+    ours.map(|target| target.name.clone())
+        .filter(|name| belongs(name, group))
+        .collect()
+}
+
+fn belongs(target: &str, group: Group) -> bool {
+    let prefixes: &[&str] = match group {
+        Group::Kernel => &["contract", "differential", "program_", "verifier"],
+        Group::Netns => &["netns_"],
+        Group::Soak => &["soak_"],
+        Group::Unit | Group::All => &[],
+    };
+    prefixes.iter().any(|prefix| target.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_belongs_to_the_group_of_its_name() {
+        assert!(belongs("program_parse", Group::Kernel));
+        assert!(belongs("contract", Group::Kernel));
+        assert!(belongs("netns_admission", Group::Netns));
+        assert!(!belongs("soak_day", Group::Netns));
+    }
+
+    #[test]
+    fn every_target_of_the_tests_package_belongs_to_one_group() {
+        let groups = [Group::Kernel, Group::Netns, Group::Soak];
+        for target in cargo::targets("test").unwrap() {
+            if target.package == TESTS_PACKAGE {
+                let of = groups.iter().filter(|group| belongs(&target.name, **group));
+                assert_eq!(of.count(), 1, "{}: no group runs it", target.name);
+            }
+        }
+    }
+}
