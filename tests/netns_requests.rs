@@ -187,6 +187,8 @@ fn rubbish_is_dropped_and_counted_and_hurts_nobody() {
         .unwrap();
     raw.send(&raw.segment(TcpFlags(0xff), 1, 0)).unwrap();
     raw.send(&raw.segment(TcpFlags(0), 1, 0)).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    println!("{:#}", daemon.status().0);
     eventually(PATIENCE, "drops are counted", || {
         drops(&daemon) > before + 100
     });

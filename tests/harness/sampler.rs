@@ -1,6 +1,10 @@
-//! Looks again and again at how many connections a back-end's kernel has at a port: what `ss`
-//! would print, from the same source, often enough to see a short excess.
+//! Looks again and again at which connections a back-end's kernel has at a port: what `ss` would
+//! print, from the same source, often enough to see an excess that lasts a few milliseconds.
+//!
+//! One look takes a while: it may see a connection and, after that one's end, its successor. So
+//! what counts is what two looks in a row have seen: that was there, all of it, in between.
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,9 +38,12 @@ impl Sampler {
         let most = Arc::new(AtomicUsize::new(0));
         let (stopped, current, maximum) = (Arc::clone(&stop), Arc::clone(&now), Arc::clone(&most));
         let looker = namespace.spawn(move || {
+            let mut before = HashSet::new();
             while !stopped.load(Ordering::Relaxed) {
                 let begin = Instant::now();
-                let count = established(port);
+                let seen = established(port);
+                let count = before.intersection(&seen).count();
+                before = seen;
                 current.store(count, Ordering::Relaxed);
                 maximum.fetch_max(count, Ordering::Relaxed);
                 std::thread::sleep(INTERVAL.max(REST * begin.elapsed()));
@@ -50,13 +57,13 @@ impl Sampler {
         }
     }
 
-    /// Connections at the last look.
+    /// Connections a moment ago.
     #[must_use]
     pub fn now(&self) -> usize {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// The most seen in one look.
+    /// The most that were there at once.
     #[must_use]
     pub fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
@@ -72,22 +79,24 @@ impl Drop for Sampler {
     }
 }
 
-/// Established connections at a local port, in the calling thread's namespace.
-fn established(port: u16) -> usize {
+/// The other ends of the connections established at a local port, in the calling thread's
+/// namespace, as the kernel prints them.
+fn established(port: u16) -> HashSet<String> {
     let suffix = format!(":{port:04X}");
-    ["tcp", "tcp6"]
-        .iter()
+    let mut remotes = HashSet::new();
+    for table in ["tcp", "tcp6"] {
         // `/proc/net` is the main thread's.
-        .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
-        .map(|table| {
-            let rows = table.lines().skip(1).map(|row| {
-                let mut columns = row.split_whitespace().skip(1);
-                (columns.next(), columns.nth(1))
-            });
-            rows.filter(|(local, state)| {
-                local.is_some_and(|local| local.ends_with(&suffix)) && *state == Some(ESTABLISHED)
-            })
-            .count()
-        })
-        .sum()
+        let table = fs::read_to_string(format!("/proc/thread-self/net/{table}"));
+        for row in table.unwrap_or_default().lines().skip(1) {
+            let mut columns = row.split_whitespace().skip(1);
+            let (local, remote, state) = (columns.next(), columns.next(), columns.next());
+            if let Some(remote) = remote
+                && state == Some(ESTABLISHED)
+                && local.is_some_and(|local| local.ends_with(&suffix))
+            {
+                remotes.insert(remote.to_owned());
+            }
+        }
+    }
+    remotes
 }
