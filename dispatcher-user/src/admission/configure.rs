@@ -162,8 +162,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.retire(id);
     }
 
-    /// Sets a back-end's ceiling, as near as its bounds allow. A higher one lets requests out of the
-    /// queue at once; a lower one is reached as flows end.
+    /// Sets a back-end's ceiling, as near as its bounds allow. A higher one lets requests out of
+    /// the queue at once; a lower one is reached as flows end.
     pub fn set_ceiling(&mut self, now: Time, id: BackendId, ceiling: u32) {
         self.change_backend(now, id, |backend| backend.limiter.set_ceiling(ceiling));
     }

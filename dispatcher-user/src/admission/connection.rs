@@ -47,7 +47,7 @@ impl fmt::Display for AdoptError {
             Self::OutOfBounds(capacity) => {
                 write!(
                     f,
-                    "its index is not below the flow capacity of {capacity}, or it has no generation"
+                    "its index is not below the flow capacity of {capacity}, or its generation is 0"
                 )
             }
             Self::IndexInUse => f.write_str("another flow has its index"),
@@ -247,8 +247,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         Ok(())
     }
 
-    /// The time of a flow's state is over.
-    pub(super) fn flow_due(&mut self, now: Time, index: u32) {
+    /// The time of a flow's state is over. Tells whether that changed anything.
+    pub(super) fn flow_due(&mut self, now: Time, index: u32) -> bool {
         let flow = self.flows.at(index);
         match flow.state {
             FlowState::HalfOpen => self.remove_flow_at(index, RemoveReason::HandshakeTimeout),
@@ -256,8 +256,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             FlowState::Established | FlowState::Closing => {
                 self.timers.arm(flow.timer, now + PROBE_RETRY);
                 self.probe(index);
+                return false;
             }
         }
+        true
     }
 
     pub(super) fn probe(&mut self, index: u32) {

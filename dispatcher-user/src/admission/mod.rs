@@ -117,11 +117,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         for _ in 0..TIMEOUT_STEPS_MAX {
             match self.timers.step(now) {
                 Step::Fired(owner) => {
-                    match owner.kind() {
+                    let changed = match owner.kind() {
                         OwnerKind::Request(index) => self.request_due(now, index),
                         OwnerKind::Flow(index) => self.flow_due(now, index),
+                    };
+                    if changed {
+                        self.settle(now);
                     }
-                    self.settle(now);
                 }
                 Step::Moved => {}
                 Step::Idle => break,

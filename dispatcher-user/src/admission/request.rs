@@ -76,6 +76,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     /// client is there. A client that asks anew has given the old request up, and its new one gets
     /// the old one's place: nobody stands behind it who had not stood behind it before.
     fn handle_repeated(&mut self, now: Time, index: u32, isn: u32, request: R) {
+        let before = self.deadline(index);
         let queued = self.backlog.get_mut(index);
         let service = queued.service();
         let counters = &mut self.services[service.0].counters;
@@ -89,7 +90,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             counters.queued += 1;
             (queued.renew(isn, request, now), DiscardReason::Replaced)
         };
-        self.arm_request(index);
+        // A timer that fires too early finds out; only one that would be late is moved.
+        if self.deadline(index) < before {
+            self.arm_request(index);
+        }
         self.discard(service, request, reason);
     }
 
@@ -209,19 +213,28 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         Some(queued)
     }
 
-    /// Sets a request's timer to whichever comes first, the end of its wait or of its client's
-    /// patience.
-    pub(super) fn arm_request(&mut self, index: u32) {
+    /// Whichever comes first, the end of a request's wait or of the hope that its client is there.
+    fn deadline(&self, index: u32) -> Time {
         let queued = self.backlog.get(index);
         let timeout = self.services[queued.service().0].settings.queue_timeout;
-        let deadline = queued.owed_by().min(queued.enqueued_at + timeout);
-        self.timers.arm(queued.timer, deadline);
+        queued.owed_by().min(queued.enqueued_at + timeout)
     }
 
-    /// A request has waited too long, or its client has shown no sign of life.
-    pub(super) fn request_due(&mut self, now: Time, index: u32) {
+    /// Sets a request's timer to its deadline.
+    pub(super) fn arm_request(&mut self, index: u32) {
+        self.timers
+            .arm(self.backlog.get(index).timer, self.deadline(index));
+    }
+
+    /// A request's timer is due. Tells whether its time is over: if its client has shown itself
+    /// since the timer was set, it has a later deadline.
+    pub(super) fn request_due(&mut self, now: Time, index: u32) -> bool {
+        if self.deadline(index) > now {
+            self.arm_request(index);
+            return false;
+        }
         let Some(queued) = self.dequeue(index) else {
-            return;
+            return false;
         };
         let service = queued.service();
         let Service {
@@ -234,6 +247,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             counters.expired += 1;
             self.refuse(queued.into(), RefuseReason::Expired);
         }
+        true
     }
 
     /// Lets requests out of a queue, the oldest first, while a back-end is available. One whose

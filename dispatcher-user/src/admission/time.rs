@@ -1,4 +1,4 @@
-//! Time as the state machine sees it: a number that its caller passes in. Nothing here asks a clock.
+//! Time as the state machine sees it: a number that its caller passes in. No clock is asked here.
 
 use core::ops::Add;
 use core::time::Duration;

@@ -149,6 +149,18 @@ fn new_settings_hold_for_those_who_wait() {
 }
 
 #[test]
+fn a_client_that_quickens_its_pace_is_missed_sooner() {
+    let mut bench = Bench::new(SETTINGS, &[0]);
+    bench.syn(0, 'a');
+    for again in [1000, 3000, 7000, 7600] {
+        assert_eq!(bench.pass(again), NOTHING);
+        bench.syn(again, 'a');
+    }
+    assert_eq!(bench.pass(9299), NOTHING);
+    assert_eq!(bench.pass(9300), ["discard a1: Abandoned"]);
+}
+
+#[test]
 fn flows_are_adopted_with_their_identity_even_above_the_ceiling() {
     let mut bench = Bench::new(SETTINGS, &[1]);
     let service = bench.service;

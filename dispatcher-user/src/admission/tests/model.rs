@@ -177,6 +177,7 @@ impl Model {
                             .push(format!("probe {}", self.flows[place].client));
                         self.flows[place].due = due + millis(PROBE_RETRY);
                         self.flows[place].armed = self.arm();
+                        continue;
                     }
                 }
             }
