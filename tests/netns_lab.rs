@@ -15,7 +15,7 @@ use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::topology::{Family, Node, Shape, Topology};
 use dispatcher_tests::wire::{self, Segment};
 use dispatcher_tests::xdp_pass::PinnedPass;
-use dispatcher_tests::{PATIENCE, client, eventually, netns};
+use dispatcher_tests::{PATIENCE, client, eventually, netns, skipped};
 
 fn every_shape() -> Vec<Topology> {
     let mut all = Vec::new();
@@ -39,7 +39,7 @@ fn every_shape() -> Vec<Topology> {
 fn clients_reach_backends_and_the_service_address_in_every_shape() {
     for topology in every_shape() {
         if let Some(reason) = topology.unsupported().unwrap() {
-            println!("SKIPPED {topology:?}: {reason}");
+            skipped(&format!("{topology:?}"), reason);
             continue;
         }
         let started = std::time::Instant::now();

@@ -3,6 +3,7 @@
 use dispatcher_tests::config::Config;
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::scenario::ceilings_hold;
+use dispatcher_tests::skipped;
 use dispatcher_tests::topology::{Family, Shape, Topology};
 
 const CEILING: u32 = 4;
@@ -19,7 +20,7 @@ fn holds(shape: Shape, vlan: Option<(u16, u16)>, attach_mode: &'static str, fami
             queues,
         };
         if let Some(reason) = topology.unsupported().unwrap() {
-            println!("SKIPPED {topology:?}: {reason}");
+            skipped(&format!("{topology:?}"), reason);
             return;
         }
         let lab = topology.up().unwrap();

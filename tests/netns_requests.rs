@@ -173,8 +173,10 @@ fn rubbish_is_dropped_and_counted_and_hurts_nobody() {
     let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
     let mut config = Config::new(&lab, Family::V4, 4);
-    config.web().handshake_timeout = "500ms";
-    config.web().queue_timeout = "1s";
+    // What a broken frame begins or half ends must not outlast the test.
+    let web = config.web();
+    web.queue_timeout = "1s";
+    (web.handshake_timeout, web.idle_timeout, web.closing_timeout) = ("1s", "1s", "1s");
     let mut daemon = Daemon::start(&lab, &config).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
     let raw = RawClient::new(&lab, 200, 30_001, service).unwrap();
@@ -187,8 +189,6 @@ fn rubbish_is_dropped_and_counted_and_hurts_nobody() {
         .unwrap();
     raw.send(&raw.segment(TcpFlags(0xff), 1, 0)).unwrap();
     raw.send(&raw.segment(TcpFlags(0), 1, 0)).unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    println!("{:#}", daemon.status().0);
     eventually(PATIENCE, "drops are counted", || {
         drops(&daemon) > before + 100
     });
@@ -206,11 +206,7 @@ fn counter(daemon: &Daemon, reason: DropReason) -> u64 {
 }
 
 fn drops(daemon: &Daemon) -> u64 {
-    let status = daemon.status();
-    DropReason::ALL
-        .iter()
-        .map(|reason| status.dropped(*reason))
-        .sum()
+    daemon.status().drops()
 }
 
 #[test]

@@ -57,6 +57,10 @@ pub struct Service {
     pub health: &'static str,
     /// How long a handshake may take, with its unit.
     pub handshake_timeout: &'static str,
+    /// How long a connection may be silent, with its unit.
+    pub idle_timeout: &'static str,
+    /// How long one side may outlast the other, with its unit.
+    pub closing_timeout: &'static str,
     /// In this order.
     pub backends: Vec<Backend>,
 }
@@ -148,6 +152,8 @@ impl Service {
             policy: "fixed",
             health: "off",
             handshake_timeout: "5s",
+            idle_timeout: "5m",
+            closing_timeout: "30s",
             backends: backends.collect(),
         }
     }
@@ -163,11 +169,10 @@ impl Service {
         writeln!(toml, "overflow = {:?}", self.overflow)?;
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
-        writeln!(
-            toml,
-            "\n[service.timeouts]\nhandshake = {:?}",
-            self.handshake_timeout
-        )?;
+        writeln!(toml, "\n[service.timeouts]")?;
+        writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;
+        writeln!(toml, "idle      = {:?}", self.idle_timeout)?;
+        writeln!(toml, "closing   = {:?}", self.closing_timeout)?;
         for backend in &self.backends {
             let (ceiling, capacity) = (backend.ceiling, backend.capacity);
             writeln!(toml, "\n[[service.backend]]")?;

@@ -19,6 +19,7 @@ pub mod scenario;
 pub mod packet;
 pub mod program;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long a condition that must come true may take, on a loaded machine too.
@@ -32,6 +33,15 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
         assert!(Instant::now() < end, "not within {deadline:?}: {what}");
         std::thread::sleep(POLL);
     }
+}
+
+/// Says, past the test runner's capture, that something was not tested and why. With
+/// `DISPATCHER_TESTS_ALL` set nothing may be left out, and this panics.
+#[track_caller]
+pub fn skipped(what: &str, reason: &str) {
+    let line = format!("SKIPPED {what}: {reason}\n");
+    assert!(std::env::var_os("DISPATCHER_TESTS_ALL").is_none(), "{line}");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Time between two looks at a condition.

@@ -44,6 +44,15 @@ impl Status {
         self.number(&format!("/dropped/{}", reason.label()))
     }
 
+    /// Frames dropped for any reason.
+    #[must_use]
+    pub fn drops(&self) -> u64 {
+        let reasons = self.0.pointer("/dropped").and_then(Value::as_object);
+        reasons.map_or(0, |reasons| {
+            reasons.values().filter_map(Value::as_u64).sum()
+        })
+    }
+
     /// Frames of the AF_XDP sockets that are being received or sent.
     #[must_use]
     pub fn frames_in_flight(&self) -> u64 {
