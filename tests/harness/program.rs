@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf, XskMap};
+use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use dispatcher_common::control::{Control, LAYOUT, UNATTENDED_DROP};
@@ -268,6 +269,13 @@ impl Program {
         slots
             .map(|slot| self.counters.get(&slot, 0).unwrap().iter().sum())
             .collect()
+    }
+
+    /// Attaches the program to an interface, in generic mode, for as long as `self` lives: for the
+    /// same reason as [`FloorProgram::attach`](crate::floor::FloorProgram::attach).
+    pub fn attach(&mut self, ifindex: u32) {
+        let attached = xdp(&mut self.ebpf).attach_to_if_index(ifindex, XdpMode::Skb);
+        attached.expect("the interface takes the program");
     }
 
     /// Runs the program on one frame.
