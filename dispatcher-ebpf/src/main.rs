@@ -7,12 +7,9 @@
     target_arch = "bpf",
     expect(internal_features, reason = "see atomic.rs")
 )]
-#![cfg_attr(
-    not(target_arch = "bpf"),
-    expect(
-        dead_code,
-        reason = "on the host only lints and unit tests use the stages"
-    )
+#![expect(
+    missing_docs,
+    reason = "the macro of the entry point makes a function without any"
 )]
 
 mod pipeline;
@@ -36,6 +33,10 @@ use crate::pipeline::Verdict;
 
 /// The program, attached to every configured interface.
 #[xdp]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro passes the context by value"
+)]
 pub fn dispatcher(ctx: XdpContext) -> u32 {
     match pipeline::run(&ctx) {
         Verdict::Pass => {

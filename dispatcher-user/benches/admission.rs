@@ -94,7 +94,12 @@ impl Stream {
     fn key(client: u32) -> FlowKey {
         let src = Addr::from_v4_bytes((client >> 8).to_be_bytes());
         let dst = Addr::from_v4_bytes([192, 0, 2, 10]);
-        FlowKey::new(src, Port::new(1024 + (client & 0xff) as u16), dst, Port::new(80))
+        FlowKey::new(
+            src,
+            Port::new(1024 + (client & 0xff) as u16),
+            dst,
+            Port::new(80),
+        )
     }
 
     fn syn(&mut self, client: u32) {

@@ -19,3 +19,31 @@ pub mod scenario;
 pub mod packet;
 pub mod program;
 pub mod floor;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// How long a condition that must come true may take, on a loaded machine too.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Polls until `condition` holds; panics with `what` when it does not within `deadline`.
+#[track_caller]
+pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !condition() {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Says, past the test runner's capture, that something was not tested and why. With
+/// `DISPATCHER_TESTS_ALL` set nothing may be left out, and this panics.
+#[track_caller]
+pub fn skipped(what: &str, reason: &str) {
+    let line = format!("SKIPPED {what}: {reason}\n");
+    assert!(std::env::var_os("DISPATCHER_TESTS_ALL").is_none(), "{line}");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Time between two looks at a condition.
+pub const POLL: Duration = Duration::from_millis(10);
