@@ -107,7 +107,8 @@ proptest! {
     #[test]
     fn both_directions_keep_the_checksums_and_all_that_is_not_theirs(story in story()) {
         let ([client, service, backend], payload, ttl) = story;
-        let forward = Translation::to_backend(&key(client, service), backend.0, Port::new(backend.1));
+        let port = Port::new(backend.1);
+        let forward = Translation::to_backend(&key(client, service), backend.0, port);
         let reply = Translation::to_client(&key(backend, client), service.0, Port::new(service.1));
         prop_assert_eq!(forward.direction(), Direction::Forward);
         prop_assert_eq!(reply.direction(), Direction::Reply);
@@ -137,7 +138,8 @@ proptest! {
     #[test]
     fn there_and_back_again_changes_nothing_but_the_ttl(story in story()) {
         let ([client, service, backend], payload, ttl) = story;
-        let there = Translation::to_backend(&key(client, service), backend.0, Port::new(backend.1));
+        let port = Port::new(backend.1);
+        let there = Translation::to_backend(&key(client, service), backend.0, port);
         let back = Translation::to_backend(&key(client, backend), service.0, Port::new(service.1));
         let mut twice = frame(client, service, &payload, ttl);
         apply(&there, &mut twice);
