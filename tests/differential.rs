@@ -116,7 +116,7 @@ fn flows(run: &mut TestRunner) -> Vec<FlowPair> {
             Family::V6 => Addr::from_v6_bytes(address),
         };
         spec.backend_port = Port::new(port);
-        let ifindex = if n % 3 == 0 { INGRESS } else { 99 };
+        let ifindex = if n.is_multiple_of(3) { INGRESS } else { 99 };
         let hop = |host| NextHop {
             vlan,
             ifindex,

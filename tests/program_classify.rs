@@ -4,12 +4,12 @@
 //!
 //! | they say | we say | why |
 //! |---|---|---|
-//! | tcp-v4-ch, tcp-v6-ch | punt | they hash a packet without an entry to a back-end; here user space admits |
-//! | tcp-v4-ch-diverse, tcp-v6-ch-diverse | punt each | the same from many sources: no state is made |
+//! | tcp-v4-ch, tcp-v6-ch | punt | they hash it to a back-end; here user space admits |
+//! | tcp-v4-ch-diverse, tcp-v6-ch-diverse | punt | from many sources: no state |
 //! | tcp-v4-syn | punt | a SYN is a connection request |
 //! | tcp-v4-rst-miss | drop `no_flow` | nothing to reset |
 //! | tcp-v4-lru-miss | drop `no_flow` | a segment of no connection; they pick a back-end for it |
-//! | tcp-v4-lru-warmup | punt, then sent once installed | entries come from user space, not from packets |
+//! | tcp-v4-lru-warmup | punt, then sent | entries come from user space |
 //! | pass-v4-no-vip, pass-v6-no-vip | pass | not ours |
 
 use dispatcher_common::control::UNATTENDED_PASS;

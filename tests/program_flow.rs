@@ -4,7 +4,7 @@
 //!
 //! | they say | we say | why |
 //! |---|---|---|
-//! | tcp-v4-lru-hit, tcp-v6-lru-hit | sent, rewritten | they encapsulate, this is NAT: both directions |
+//! | tcp-v4-lru-hit, tcp-v6-lru-hit | sent, rewritten | they encapsulate, this is NAT |
 //! | tcp-v4v6-lru-hit | does not apply | they wrap IPv4 in IPv6; a flow here has one family |
 //! | tcp-v4-lru-diverse, tcp-v6-lru-diverse | sent, each to its own | many flows, no eviction |
 
