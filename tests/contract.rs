@@ -6,7 +6,8 @@ use std::process::Command;
 use aya::maps::{Map, MapData, MapInfo};
 use dispatcher_common::maps::{ALL, FLOWS, MapSpec, PROGRAM};
 use dispatcher_tests::packet::Family;
-use dispatcher_tests::program::{Program, Sizes, load, object, spec, xdp};
+use dispatcher_tests::program::{Program, Sizes, load, spec, xdp};
+use dispatcher_user::datapath::OBJECT;
 
 /// Flag of a map that allocates elements as they are inserted.
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -33,7 +34,7 @@ fn number(spec: &MapSpec, info: &MapInfo) -> [(u64, u64); 3] {
 
 #[test]
 fn the_maps_are_those_of_the_table() {
-    let ebpf = aya::EbpfLoader::new().load(&object()).unwrap();
+    let ebpf = aya::EbpfLoader::new().load(OBJECT).unwrap();
     let mut names: Vec<_> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
     // Constants of the program live in a map that the compiler makes.
     names.retain(|name| !name.starts_with(".rodata"));

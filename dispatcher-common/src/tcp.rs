@@ -215,6 +215,13 @@ pub fn advance(
         return (bits, track);
     }
 
+    if flags.is_connection_request()
+        && matches!(direction, Direction::Forward)
+        && !phase.has(Phase::ANSWERED)
+    {
+        // The client gave up and asks anew from the same port before it was answered.
+        return (bits, Track::of_syn(segment.seq));
+    }
     if flags.any(TcpFlags::SYN) {
         let answers = matches!(direction, Direction::Reply)
             && flags.any(TcpFlags::ACK)

@@ -204,3 +204,26 @@ fn one_segment_moves_a_track_so_far_and_no_farther() {
         "without ACK there is no number"
     );
 }
+
+#[test]
+fn a_client_that_asks_anew_before_it_was_answered_is_followed() {
+    let syn = |isn| SegmentView {
+        flags: SYN,
+        seq: isn,
+        ack: 0,
+        payload: 0,
+    };
+    let answer = |isn: u32| SegmentView {
+        flags: SYN_ACK,
+        seq: 5000,
+        ack: isn + 1,
+        payload: 0,
+    };
+    let first = Track::of_syn(1000);
+    let (bits, second) = advance(NOTHING, Forward, &syn(7000), first, Track::default());
+    assert_eq!((bits, second), (NOTHING, Track::of_syn(7000)));
+    let (bits, _) = advance(NOTHING, Reply, &answer(1000), Track::default(), second);
+    assert_eq!(bits, NOTHING, "an answer to the request that was given up");
+    let (bits, _) = advance(NOTHING, Reply, &answer(7000), Track::default(), second);
+    assert_eq!(bits, Phase::ANSWERED);
+}

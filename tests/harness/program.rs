@@ -19,6 +19,8 @@ use dispatcher_common::maps;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 
+use dispatcher_user::datapath::OBJECT;
+
 use crate::packet::{BACKEND_ONE, CLIENT_ONE, DISPATCHER_MAC, FAMILIES, Family, Host};
 use crate::packet::{VIP_ONE, VIP_TWO, key};
 
@@ -38,19 +40,6 @@ pub const FLOW: u32 = 5;
 pub const FLOW_GENERATION: u32 = 3;
 /// Back-end index in [`spec`].
 pub const BACKEND: u32 = 2;
-
-/// The object under test.
-#[must_use]
-pub fn object() -> Vec<u8> {
-    let path = std::env::var("DISPATCHER_BPF_OBJECT_FILE").unwrap_or_else(|_| {
-        concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../target/bpf/bpfel-unknown-none/release/dispatcher-ebpf"
-        )
-        .into()
-    });
-    std::fs::read(&path).unwrap_or_else(|error| panic!("cannot read BPF object {path}: {error}"))
-}
 
 /// Sizes of the maps that are worth making small.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +70,7 @@ pub fn load(sizes: Sizes) -> Ebpf {
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .map_max_entries(maps::FLOWS.name, sizes.flows)
         .map_max_entries(maps::EVENTS.name, sizes.events)
-        .load(&object())
+        .load(OBJECT)
         .expect("the object loads");
     xdp(&mut ebpf).load().expect("the verifier accepts it");
     ebpf
