@@ -2,7 +2,12 @@
 //! metric's label and a row in the README.
 
 macro_rules! counters {
-    ($(#[$enum_doc:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $index:literal, $label:literal;)* }) => {
+    (
+        $(#[$enum_doc:meta])*
+        $name:ident {
+            $($(#[doc = $doc:literal])* $variant:ident = $index:literal, $label:literal;)*
+        }
+    ) => {
         $(#[$enum_doc])*
         #[repr(u8)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -206,7 +206,7 @@ fn cannot_native(error: &ProgramError) -> bool {
 fn explain(error: &ProgramError) -> String {
     match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
-            "it has another XDP program; `bpftool net` shows which, and `dispatcher unload` removes \
+            "it has another XDP program; `bpftool net` shows which; `dispatcher unload` removes \
              one of ours"
                 .to_owned()
         }

@@ -1,7 +1,7 @@
 //! The small tables that user space fills: services, links, sockets, control.
 
 use std::collections::HashSet;
-use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
@@ -70,9 +70,9 @@ impl Datapath {
     /// # Errors
     ///
     /// When the kernel refuses the socket.
-    pub fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), DatapathError> {
+    pub fn set_socket(&mut self, index: u32, socket: BorrowedFd<'_>) -> Result<(), DatapathError> {
         self.xsks
-            .set(index, socket.as_raw_fd(), 0)
+            .set(index, socket, 0)
             .map_err(|error| DatapathError::refused("an AF_XDP socket", &error))
     }
 
