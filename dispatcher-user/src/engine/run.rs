@@ -9,7 +9,7 @@ use dispatcher_common::service::{Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::handle::{self, Message, Names};
 use super::host_stack::HostStack;
@@ -46,9 +46,14 @@ pub async fn run(config: Config) -> Result<()> {
     let telemetry = Telemetry::new().context("metrics")?;
     let (engine, handle, network, views) = start(&config, &telemetry).await?;
     let attached = engine.attached.label();
+    let (running, ended) = oneshot::channel::<()>();
     let thread = thread::Builder::new()
         .name("admission".into())
-        .spawn(move || engine.run())
+        .spawn(move || {
+            // Dropped with the thread, however that ends.
+            let _running = running;
+            engine.run()
+        })
         .context("cannot start the admission thread")?;
     tokio::spawn(follow(views, handle.clone()));
     let served = tokio::spawn(admin.serve(handle.clone()));
@@ -69,9 +74,12 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // A daemon that admits nobody must not look alive.
+        _ = ended => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    handle.send(Message::Stop)?;
+    // A thread that has ended has nobody to stop.
+    let _ = handle.tell(Message::Stop).await;
     let engine = tokio::task::spawn_blocking(move || thread.join())
         .await?
         .map_err(|_| anyhow!("the admission thread panicked"))?;
@@ -100,7 +108,7 @@ fn leave(config: &Config, engine: Engine) -> Result<()> {
 async fn follow(mut views: watch::Receiver<Arc<NetworkView>>, handle: Handle) {
     while views.changed().await.is_ok() {
         let view = Arc::clone(&views.borrow_and_update());
-        if handle.send(Message::Network(view)).is_err() {
+        if handle.tell(Message::Network(view)).await.is_err() {
             return;
         }
     }
