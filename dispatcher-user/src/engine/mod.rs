@@ -14,7 +14,7 @@ pub mod syn;
 mod waits;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -102,6 +102,15 @@ struct BackendWay {
     next_hop: NextHop,
     /// Connections admitted to it.
     connections: u64,
+}
+
+impl BackendWay {
+    /// Fills a number that no back-end has.
+    const UNUSED: Self = Self {
+        address: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        next_hop: NextHop::UNKNOWN,
+        connections: 0,
+    };
 }
 
 impl Engine {

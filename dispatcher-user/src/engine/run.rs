@@ -11,6 +11,7 @@ use foldhash::quality::RandomState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use super::adopt::Legacy;
 use super::handle::{self, Message, Names};
 use super::host_stack::HostStack;
 use super::report::Meters;
@@ -180,9 +181,13 @@ async fn assemble(
         sockets,
         datapath,
     };
-    engine.configure(config, telemetry)?;
+    let mut legacy = Legacy::default();
     if engine.datapath.is_adopted() {
-        let adopted = engine.adopt(now).context("cannot read the flow table")?;
+        legacy = Legacy::read(engine.datapath.flows()).context("cannot read the flow table")?;
+    }
+    engine.configure(config, telemetry, &mut legacy)?;
+    if engine.datapath.is_adopted() {
+        let adopted = engine.adopt(now, legacy);
         tracing::info!(
             adopted.flows,
             adopted.removed,
@@ -209,7 +214,12 @@ fn all_resolved(view: &NetworkView, config: &Config) -> bool {
 
 impl Engine {
     /// Makes services and back-ends of the configuration.
-    fn configure(&mut self, config: &Config, telemetry: &Telemetry) -> Result<()> {
+    fn configure(
+        &mut self,
+        config: &Config,
+        telemetry: &Telemetry,
+        legacy: &mut Legacy,
+    ) -> Result<()> {
         let now = self.started;
         let mut keys = Vec::new();
         for service in &config.services {
@@ -217,14 +227,18 @@ impl Engine {
             let mut backends = Vec::new();
             for backend in &service.backends {
                 let settings = backend_settings(backend);
-                let id = self.admission.add_backend(now, id, settings)?;
-                // Numbers are given out in succession.
-                debug_assert_eq!(id.0 as usize, self.backends.len());
-                self.backends.push(BackendWay {
+                let number = legacy.number(service.address, backend.address);
+                let id = self
+                    .admission
+                    .add_backend_as(now, id, settings, Some(number))?;
+                let at = id.0 as usize;
+                let len = self.backends.len().max(at + 1);
+                self.backends.resize(len, BackendWay::UNUSED);
+                self.backends[at] = BackendWay {
                     address: backend.address,
                     next_hop: way_to(&self.network, backend.address.ip()),
                     connections: 0,
-                });
+                };
                 backends.push(BackendInfo {
                     id,
                     name: backend.name.as_str().into(),
