@@ -83,11 +83,22 @@ pub enum DatapathError {
 
 impl DatapathError {
     fn refused(what: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut reason = one_line(error);
+        if is_not_permitted(error) {
+            reason.push_str("; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW");
+        }
         Self::Refused {
             what: what.into(),
-            reason: one_line(error),
+            reason,
         }
     }
+}
+
+fn is_not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// An error and its causes on one line, without the verifier's log.

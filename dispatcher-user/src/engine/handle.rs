@@ -125,9 +125,7 @@ impl Handle {
             }
             Err(TrySendError::Disconnected(_)) => bail!(STOPPING),
         }
-        answered
-            .await
-            .map_err(|_| anyhow!(STOPPING))
+        answered.await.map_err(|_| anyhow!(STOPPING))
     }
 }
 

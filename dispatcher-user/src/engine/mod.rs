@@ -247,6 +247,12 @@ impl Engine {
     /// Takes up a new view of the network: ways first, then the generation that makes the program
     /// ask anew.
     fn set_network(&mut self, view: Arc<NetworkView>) {
+        for name in self.sockets.vanished(&self.network, &view) {
+            tracing::error!(
+                interface = name,
+                "the interface is gone: its requests are not served before a restart of the daemon"
+            );
+        }
         self.network = view;
         for backend in &mut self.backends {
             backend.next_hop = way_to(&self.network, backend.address.ip());

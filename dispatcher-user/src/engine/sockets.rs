@@ -116,6 +116,18 @@ impl Sockets {
             .collect()
     }
 
+    /// Interfaces of `before` that are not there any more; one of the same name is another one.
+    pub fn vanished<'a>(
+        &'a self,
+        before: &'a NetworkView,
+        now: &'a NetworkView,
+    ) -> impl Iterator<Item = &'a str> {
+        let gone = |one: &&Interface| {
+            before.links.contains_key(&one.ifindex) && !now.links.contains_key(&one.ifindex)
+        };
+        self.interfaces.iter().filter(gone).map(|one| &*one.name)
+    }
+
     /// Lets the program give connection requests to the sockets.
     ///
     /// # Errors
