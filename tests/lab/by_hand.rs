@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dispatcher_tests::config::Config;
 use dispatcher_tests::netns::{self, Namespace};
+use dispatcher_tests::port_program::{BPF_FS, mount_bpf_fs};
 use dispatcher_tests::server::Server;
-use dispatcher_tests::topology::{Family, Lab, Shape, Topology};
-use dispatcher_tests::xdp_pass::{BPF_FS, mount_bpf_fs};
+use dispatcher_tests::topology::{Family, Lab, Shape, Topology, Vlans};
 
 use crate::interrupt;
 use crate::workload::MODELS;
@@ -41,7 +41,7 @@ pub fn up(clients: u8, backends: u8, one_armed: bool, queues: u8) -> Result<()> 
         } else {
             Shape::TwoArmed
         },
-        vlan: None,
+        vlans: Vlans::None,
         queues,
     };
     let mut lab = topology.up_as(PREFIX)?;
