@@ -14,7 +14,7 @@ use dispatcher_tests::scenario::{assert_settles, ceilings_hold};
 use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::topology::{Family, Lab, Shape, Topology, Vlans};
 use dispatcher_tests::wire::{Frame, Segment, verify_checksums};
-use dispatcher_tests::{PATIENCE, client, eventually};
+use dispatcher_tests::{PATIENCE, client, each_at_once, eventually};
 
 const VLAN: u16 = 100;
 const CEILING: u32 = 4;
@@ -84,7 +84,7 @@ fn topology(shape: Shape, queues: u8) -> Topology {
 
 /// The scenario of all shapes; on top of it the tags are looked at.
 fn holds(shape: Shape, attach_mode: &'static str, family: Family) {
-    for queues in [1, 4] {
+    each_at_once([1, 4], |queues| {
         let lab = topology(shape, queues).up().unwrap();
         let mut config = Config::new(&lab, family, CEILING);
         config.attach_mode = attach_mode;
@@ -105,7 +105,7 @@ fn holds(shape: Shape, attach_mode: &'static str, family: Family) {
         let waited = daemon.status().wait_ms("max");
         assert!(waited.is_some_and(|ms| ms > 0), "nobody had to wait");
         daemon.finish().unwrap();
-    }
+    });
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn one_armed_generic() {
 
 #[test]
 fn a_refusal_goes_back_under_the_clients_tag() {
-    for family in [Family::V4, Family::V6] {
+    each_at_once([Family::V4, Family::V6], |family| {
         let lab = topology(Shape::TwoArmed, 1).up().unwrap();
         let _server = Server::start(lab.backend(0), BACKEND_PORT, server::hold).unwrap();
         let mut config = Config::new(&lab, family, 1);
@@ -169,7 +169,7 @@ fn a_refusal_goes_back_under_the_clients_tag() {
         assert_eq!(refusals.count(), 1);
         assert_eq!(daemon.status().requests("refused"), 1);
         daemon.finish().unwrap();
-    }
+    });
 }
 
 /// The lab's own word: a client does not see what is untagged, or in another VLAN.

@@ -36,5 +36,14 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
     }
 }
 
+/// Runs `body` for each of `cases`, all at once: in labs of their own they are in nobody's way.
+pub fn each_at_once<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| body(case));
+        }
+    });
+}
+
 /// Time between two looks at a condition.
 pub const POLL: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use crate::daemon::Daemon;
 use crate::sampler::Sampler;
 use crate::server::{self, Server};
 use crate::topology::{Family, Lab, Node, Shape, Topology, Vlans};
-use crate::{PATIENCE, client, eventually};
+use crate::{PATIENCE, client, each_at_once, eventually};
 
 /// Long enough for requests to pile up, short enough to run often.
 const SERVICE_TIME: Duration = Duration::from_millis(10);
@@ -84,7 +84,7 @@ pub fn ceilings_hold(lab: &Lab, daemon: &Daemon, family: Family, clients: usize,
 pub fn holds_in(shape: Shape, vlans: Vlans, attach_mode: &'static str, family: Family) {
     const CEILING: u32 = 4;
     const CLIENTS: usize = 60;
-    for queues in [1, 4] {
+    each_at_once([1, 4], |queues| {
         let topology = Topology {
             clients: 2,
             backends: 2,
@@ -101,7 +101,7 @@ pub fn holds_in(shape: Shape, vlans: Vlans, attach_mode: &'static str, family: F
         assert_eq!(daemon.status().0["attach_mode"], attach_mode);
         ceilings_hold(&lab, &daemon, family, CLIENTS, CEILING as usize);
         daemon.finish().expect("nothing is left");
-    }
+    });
 }
 
 /// The same server at every back-end.
