@@ -141,6 +141,24 @@ fn a_wrong_checksum_is_found() {
 }
 
 #[test]
+fn both_zeros_are_a_right_checksum() {
+    const CHECKSUM: std::ops::Range<usize> = 50..52;
+    let from = "198.51.100.10:1000".parse().unwrap();
+    let to = "192.0.2.10:80".parse().unwrap();
+    let frame = |seq| Segment::new(from, to, TcpFlags::SYN, seq, 0).to_frame([2; 6], [4; 6]);
+    let is_zero = |frame: &Vec<u8>| frame[CHECKSUM] == [0, 0];
+    let mut frame = (0..=u16::MAX)
+        .map(|seq| frame(seq.into()))
+        .find(is_zero)
+        .unwrap();
+    wire::verify_checksums(&frame).unwrap();
+    frame[CHECKSUM].fill(0xff);
+    wire::verify_checksums(&frame).unwrap();
+    frame[CHECKSUM].fill(0x7f);
+    wire::verify_checksums(&frame).unwrap_err();
+}
+
+#[test]
 fn a_raw_client_opens_and_resets_a_connection() {
     for shape in [Shape::TwoArmed, Shape::OneArmed] {
         let topology = Topology {
