@@ -15,14 +15,14 @@ use dispatcher_tests::raw::RawClient;
 use dispatcher_tests::sampler::Sampler;
 use dispatcher_tests::scenario::{assert_settles, fetch_at_once, on_all};
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::{Family, Lab, Shape, Topology, Vlans};
 use dispatcher_tests::{PATIENCE, client, eventually};
 
 const ONE_BACKEND: Topology = Topology {
     clients: 1,
     backends: 1,
-    shape: dispatcher_tests::topology::Shape::TwoArmed,
-    vlan: None,
+    shape: Shape::TwoArmed,
+    vlans: Vlans::None,
     queues: 1,
 };
 

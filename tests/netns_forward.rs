@@ -11,7 +11,7 @@ use dispatcher_tests::nginx::{self, Nginx};
 use dispatcher_tests::scenario::assert_settles;
 use dispatcher_tests::server::{self, Count, Server};
 use dispatcher_tests::topology::{Family, Lab, Topology};
-use dispatcher_tests::{PATIENCE, client, eventually};
+use dispatcher_tests::{PATIENCE, client, each_at_once, eventually};
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -21,7 +21,7 @@ fn through(
     serve: fn(&mut TcpStream, &Count) -> std::io::Result<()>,
     talk: impl Fn(SocketAddr, &Server) + Send + Sync,
 ) {
-    for family in [Family::V4, Family::V6] {
+    each_at_once([Family::V4, Family::V6], |family| {
         let topology = Topology {
             backends: 1,
             ..Topology::default()
@@ -34,7 +34,7 @@ fn through(
         assert_settles(&daemon);
         assert_eq!(server.count().active(), 0);
         daemon.finish().unwrap();
-    }
+    });
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_backend_that_is_down_costs_no_slot() {
 
 #[test]
 fn tcp_options_and_numbers_pass_untouched_and_every_checksum_is_right() {
-    for family in [Family::V4, Family::V6] {
+    each_at_once([Family::V4, Family::V6], |family| {
         let topology = Topology {
             backends: 1,
             ..Topology::default()
@@ -262,5 +262,5 @@ fn tcp_options_and_numbers_pass_untouched_and_every_checksum_is_right() {
             (answer.options, answer.seq, answer.ack, answer.destination)
         });
         assert_eq!(answers[0], answers[1]);
-    }
+    });
 }

@@ -24,11 +24,10 @@ const SETTLED_AFTER: Duration = Duration::from_millis(400);
 
 const FRONT: Mac = Mac([2, 0, 0, 0, 0x1b, 1]);
 const BACK: Mac = Mac([2, 0, 0, 0, 0x1b, 2]);
-const BACK_VLAN: Mac = Mac([2, 0, 0, 0, 0x1b, 3]);
 const CLIENT: Mac = Mac([2, 0, 0, 0, 0xc1, 1]);
 const BACKEND: Mac = Mac([2, 0, 0, 0, 0xbe, 1]);
 
-/// `client eth0 -- front [dispatcher] back -- eth0 backend`, with VLAN 100 on the latter.
+/// `client eth0 -- front [dispatcher] back -- eth0 backend`.
 struct Lab {
     prefix: String,
 }
@@ -70,24 +69,6 @@ impl Lab {
         ));
         self.ip("lb", &format!("link set {name} up"));
         self.ip(role, "link set eth0 up");
-    }
-
-    /// Puts VLAN 100 on the link to the back-end; false if this kernel cannot.
-    fn vlan(&self) -> bool {
-        let ns = self.ns("lb");
-        let add = format!(
-            "ip -n {ns} link add link back name back.100 address {BACK_VLAN:?} type vlan id 100"
-        );
-        match try_run(&add) {
-            Err(error) if error.contains("Unknown device type") => return false,
-            added => added.unwrap(),
-        };
-        self.ip("lb", "link set back.100 mtu 1400 up");
-        self.ip("lb", "address add 10.0.100.1/24 dev back.100");
-        self.ip("be", "link add link eth0 name eth0.100 type vlan id 100");
-        self.ip("be", "link set eth0.100 up");
-        self.ip("be", "address add 10.0.100.2/24 dev eth0.100");
-        true
     }
 
     fn ns(&self, role: &str) -> String {
@@ -160,21 +141,18 @@ impl Drop for Lab {
 }
 
 fn run(line: &str) -> String {
-    try_run(line).unwrap_or_else(|error| panic!("{error} (this test needs root)"))
-}
-
-fn try_run(line: &str) -> Result<String, String> {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap())
         .args(words)
         .output()
         .unwrap();
-    if output.status.success() {
-        Ok(String::from_utf8(output.stdout).unwrap())
-    } else {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{line}: {}", errors.trim()))
-    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{line}: {} (this test needs root)",
+        errors.trim()
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A running watcher and its views.
@@ -283,27 +261,6 @@ fn back_ends_on_the_link_behind_gateways_and_over_ipv6_are_resolved() {
         let mut names: Vec<_> = view.links.values().map(|link| link.name.as_str()).collect();
         names.sort_unstable();
         assert_eq!(names, ["back", "front"]);
-    });
-}
-
-#[test]
-fn a_back_end_on_a_vlan_leaves_by_the_interface_under_it() {
-    let lab = Lab::new();
-    if !lab.vlan() {
-        eprintln!("SKIPPED: this kernel has no VLAN devices (module 8021q)");
-        return;
-    }
-    lab.inside(|| async {
-        let mut watched = Watched::start(&["10.0.100.2"]).await;
-        let hop = watched.until_via("10.0.100.2", BACKEND).await;
-        assert_eq!((hop.ifindex, hop.vlan), (lab.ifindex("back"), 100));
-        assert_eq!((hop.src, hop.mtu), (BACK_VLAN, 1400));
-
-        let link = watched.views.borrow().links[&lab.ifindex("back.100")].clone();
-        assert_eq!((link.device, link.vlan), (lab.ifindex("back"), 100));
-
-        lab.ip("lb", "link delete back.100");
-        watched.until_why("10.0.100.2", "no route").await;
     });
 }
 

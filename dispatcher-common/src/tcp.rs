@@ -237,22 +237,24 @@ pub fn advance(
         return (bits, track);
     }
 
-    if !phase.has(Phase::ANSWERED) {
+    // What acknowledges nothing is dropped by its receiver (RFC 9293 3.10.7.4).
+    if !phase.has(Phase::ANSWERED) || !flags.any(TcpFlags::ACK) {
         return (bits, track);
     }
-    if matches!(direction, Direction::Forward)
-        && flags.any(TcpFlags::ACK)
-        && within(
+    if matches!(direction, Direction::Forward) && !phase.is_established() {
+        // Nor does the back-end take anything before its answer is acknowledged. A forger who has
+        // not seen that answer cannot do so, and must not hold a slot beyond the handshake's time.
+        let finishes_handshake = within(
             segment.ack,
             peer.seq_end.wrapping_sub(HANDSHAKE_SLACK_MAX),
             peer.seq_end,
-        )
-    {
-        if !phase.is_established() {
-            // Until now nothing was acknowledged, so there is no older value to compare with.
-            track.ack = segment.ack;
+        );
+        if !finishes_handshake {
+            return (bits, track);
         }
-        bits = bits.with(Phase::ESTABLISHED);
+        // Until now nothing was acknowledged, so there is no older value to compare with.
+        track.ack = segment.ack;
+        bits = Phase::ESTABLISHED;
     }
     track.follow(segment);
 
@@ -271,10 +273,7 @@ pub fn advance(
         bits = bits.with(Phase::fin_of(direction));
     }
     let peer_direction = direction.reversed();
-    if flags.any(TcpFlags::ACK)
-        && phase.has(Phase::fin_of(peer_direction))
-        && within(segment.ack, peer.fin_end, peer.seq_end)
-    {
+    if phase.has(Phase::fin_of(peer_direction)) && within(segment.ack, peer.fin_end, peer.seq_end) {
         bits = bits.with(Phase::fin_acked_of(peer_direction));
     }
     (Phase(bits.0 & !phase.0), track)

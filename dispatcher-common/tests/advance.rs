@@ -85,7 +85,7 @@ fn the_handshake_takes_the_right_answer_and_its_acknowledgement() {
 
 #[test]
 fn a_fin_counts_from_what_was_acknowledged_on() {
-    let steady = STEADY;
+    let (answered, steady) = (Phase::ANSWERED, STEADY);
     assert_adds(
         &[
             (steady, Forward, FIN_ACK, 1100, 5200, Phase::CLIENT_FIN),
@@ -109,7 +109,17 @@ fn a_fin_counts_from_what_was_acknowledged_on() {
             ),
             (steady, Reply, FIN_ACK, 5200, 1100, Phase::BACKEND_FIN),
             (steady, Reply, FIN_ACK, 4998, 1100, NOTHING),
-            (steady, Reply, TcpFlags::FIN, 5200, 0, Phase::BACKEND_FIN),
+            (steady, Reply, TcpFlags::FIN, 5200, 0, NOTHING),
+            (answered, Forward, TcpFlags::FIN, 1100, 0, NOTHING),
+            (answered, Forward, FIN_ACK, 1100, 5201, NOTHING),
+            (
+                answered,
+                Forward,
+                FIN_ACK,
+                1100,
+                5200,
+                Phase::ESTABLISHED.with(Phase::CLIENT_FIN),
+            ),
             (NOTHING, Forward, FIN_ACK, 1100, 5200, NOTHING),
         ],
         [0, 0],

@@ -25,7 +25,13 @@ pub struct Capture {
 impl Capture {
     /// Starts to record every frame at an endpoint's device; returns when it records.
     pub fn start(namespace: &Namespace) -> Result<Self> {
-        let socket = namespace.enter(|| PacketSocket::open(ENDPOINT_DEVICE))?;
+        Self::start_at(namespace, ENDPOINT_DEVICE)
+    }
+
+    /// As [`Self::start`], at any device. A tag of a frame that came in is not in its bytes: the
+    /// kernel has taken it off by then.
+    pub fn start_at(namespace: &Namespace, device: &str) -> Result<Self> {
+        let socket = namespace.enter(|| PacketSocket::open(device))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let reader = std::thread::spawn(move || record(&socket, &stopped));

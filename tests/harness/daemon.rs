@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::client;
 use crate::config::{Config, METRICS};
 use crate::netns::Namespace;
+use crate::port_program::{BPF_FS, mount_bpf_fs};
 use crate::scratch::{Scratch, unique};
 use crate::status::Status;
 use crate::topology::Lab;
-use crate::xdp_pass::{BPF_FS, mount_bpf_fs};
 use crate::{PATIENCE, POLL};
 
 /// A running daemon.

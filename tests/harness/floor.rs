@@ -6,6 +6,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use dispatcher_common::flow::FlowEntry;
 use dispatcher_common::rewrite::Translation;
 
+use crate::instruction::{
+    FRAME_POINTER, Instruction, SIZE_16, SIZE_32, SIZE_64, XDP_DROP, XDP_TX, add, call, copy, give,
+    instruction, load, skip_if_beyond, skip_if_equal, store, store_immediate,
+};
 use crate::packet::Family;
 
 /// What the floor does after it parsed nothing, checked one bound, and built a key.
@@ -26,62 +30,8 @@ pub struct FloorProgram {
     links: Vec<OwnedFd>,
 }
 
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction {
-        code,
-        registers: src << 4 | dst,
-        offset,
-        immediate,
-    }
-}
-
-const SIZE_32: u8 = 0x00;
-const SIZE_16: u8 = 0x08;
-const SIZE_64: u8 = 0x18;
-
-/// `dst = *(size *)(src + offset)`.
-const fn load(size: u8, dst: u8, src: u8, offset: i16) -> Instruction {
-    instruction(0x61 | size, dst, src, offset, 0)
-}
-/// `*(size *)(dst + offset) = src`.
-const fn store(size: u8, dst: u8, offset: i16, src: u8) -> Instruction {
-    instruction(0x63 | size, dst, src, offset, 0)
-}
-/// `*(size *)(dst + offset) = immediate`.
-const fn store_immediate(size: u8, dst: u8, offset: i16, immediate: i32) -> Instruction {
-    instruction(0x62 | size, dst, 0, offset, immediate)
-}
-/// `dst = src`.
-const fn copy(dst: u8, src: u8) -> Instruction {
-    instruction(0xbf, dst, src, 0, 0)
-}
-/// `dst += immediate`.
-const fn add(dst: u8, immediate: i32) -> Instruction {
-    instruction(0x07, dst, 0, 0, immediate)
-}
-/// `return action`.
-const fn give(action: i32) -> [Instruction; 2] {
-    [
-        instruction(0xb7, 0, 0, 0, action),
-        instruction(0x95, 0, 0, 0, 0),
-    ]
-}
-
-const XDP_DROP: i32 = 1;
-const XDP_TX: i32 = 3;
 /// The key ends where the stack begins.
 const KEY: i16 = -40;
-const FRAME_POINTER: u8 = 10;
 /// Holds the start of the frame over the call.
 const FRAME: u8 = 7;
 
@@ -113,9 +63,9 @@ impl Floor {
             instruction(0, 0, 0, 0, 0),
             copy(2, FRAME_POINTER),
             add(2, KEY.into()),
-            instruction(0x85, 0, 0, 0, 1),
-            // If r0 == 0, over `hit` to the drop.
-            instruction(0x15, 0, 0, hit.len() as i16, 0),
+            call(1),
+            // Over `hit` to the drop.
+            skip_if_equal(0, 0, hit.len() as i16),
         ]);
 
         let end = if family == Family::V4 { 38 } else { 58 };
@@ -124,8 +74,8 @@ impl Floor {
             load(SIZE_32, 3, 1, 4),
             copy(4, FRAME),
             add(4, end),
-            // If r4 > r3, over all to the drop.
-            instruction(0x2d, 4, 3, (look_up.len() + hit.len()) as i16, 0),
+            // Over all to the drop.
+            skip_if_beyond(4, 3, (look_up.len() + hit.len()) as i16),
         ];
         all.extend(look_up);
         all.extend(hit);

@@ -2,7 +2,8 @@
 //! seen on the wire. Everything is removed when its handle is dropped.
 
 pub mod netns;
-pub mod xdp_pass;
+pub mod instruction;
+pub mod port_program;
 pub mod topology;
 pub mod scratch;
 pub mod config;
@@ -20,7 +21,6 @@ pub mod packet;
 pub mod program;
 pub mod floor;
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long a condition that must come true may take, on a loaded machine too.
@@ -36,13 +36,13 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
     }
 }
 
-/// Says, past the test runner's capture, that something was not tested and why. With
-/// `DISPATCHER_TESTS_ALL` set nothing may be left out, and this panics.
-#[track_caller]
-pub fn skipped(what: &str, reason: &str) {
-    let line = format!("SKIPPED {what}: {reason}\n");
-    assert!(std::env::var_os("DISPATCHER_TESTS_ALL").is_none(), "{line}");
-    let _ = std::io::stderr().write_all(line.as_bytes());
+/// Runs `body` for each of `cases`, all at once: in labs of their own they are in nobody's way.
+pub fn each_at_once<T: Send>(cases: impl IntoIterator<Item = T>, body: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| body(case));
+        }
+    });
 }
 
 /// Time between two looks at a condition.

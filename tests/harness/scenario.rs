@@ -1,16 +1,17 @@
 //! What must hold whatever the wires look like: told once, run in every shape.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use crate::capture::{Capture, Recording};
-use crate::config::{BACKEND_PORT, SERVICE_PORT};
+use crate::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use crate::daemon::Daemon;
 use crate::sampler::Sampler;
 use crate::server::{self, Server};
-use crate::topology::{Family, Lab};
-use crate::{PATIENCE, client, eventually};
+use crate::topology::{Family, Lab, Node, Shape, Topology, Vlans};
+use crate::{PATIENCE, client, each_at_once, eventually};
 
 /// Long enough for requests to pile up, short enough to run often.
 const SERVICE_TIME: Duration = Duration::from_millis(10);
@@ -78,10 +79,35 @@ pub fn ceilings_hold(lab: &Lab, daemon: &Daemon, family: Family, clients: usize,
     assert_eq!(status.requests("expired"), 0, "{status:?}");
 }
 
+/// [`ceilings_hold`] in one shape of network, with one and with four queues; afterwards nothing of
+/// the daemon is left.
+pub fn holds_in(shape: Shape, vlans: Vlans, attach_mode: &'static str, family: Family) {
+    const CEILING: u32 = 4;
+    const CLIENTS: usize = 60;
+    each_at_once([1, 4], |queues| {
+        let topology = Topology {
+            clients: 2,
+            backends: 2,
+            shape,
+            vlans,
+            queues,
+        };
+        println!("{topology:?}, {attach_mode}, {family:?}");
+        topology.ensure_supported().expect("a kernel that can");
+        let lab = topology.up().expect("a lab");
+        let mut config = Config::new(&lab, family, CEILING);
+        config.attach_mode = attach_mode;
+        let daemon = Daemon::start(&lab, &config).expect("a daemon");
+        assert_eq!(daemon.status().0["attach_mode"], attach_mode);
+        ceilings_hold(&lab, &daemon, family, CLIENTS, CEILING as usize);
+        daemon.finish().expect("nothing is left");
+    });
+}
+
 /// The same server at every back-end.
 pub fn on_all<F>(lab: &Lab, talk: impl Fn() -> F) -> Vec<Server>
 where
-    F: Fn(&mut std::net::TcpStream, &server::Count) -> std::io::Result<()> + Send + Sync + 'static,
+    F: Fn(&mut TcpStream, &server::Count) -> std::io::Result<()> + Send + Sync + 'static,
 {
     let start = |node| Server::start(node, BACKEND_PORT, talk()).expect("the port is free");
     lab.backends().iter().map(|node| start(node)).collect()
@@ -119,4 +145,24 @@ pub fn assert_settles(daemon: &Daemon) {
         daemon.status().is_idle()
     });
     daemon.status().assert_balanced();
+}
+
+/// Every client reaches every back-end and the service's address, by plain forwarding; panics
+/// unless it does.
+pub fn everybody_answers(lab: &Lab) {
+    for family in [Family::V4, Family::V6] {
+        for client in lab.clients() {
+            let backends = lab.backends().iter().map(|node| node.ip(family));
+            for to in backends.chain([lab.vip(family)]) {
+                assert!(answers(client, to), "{to} does not answer");
+            }
+        }
+    }
+}
+
+/// Nobody listens there, so the answer is an RST: proof of the way there and back.
+fn answers(client: &Node, to: IpAddr) -> bool {
+    let patience = Duration::from_secs(3);
+    let result = client.enter(|| TcpStream::connect_timeout(&(to, 9).into(), patience));
+    matches!(result, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }

@@ -248,24 +248,31 @@ pub fn digest_of(from: &mut impl Read) -> io::Result<u64> {
     }
 }
 
-/// Sends `length` bytes that do not repeat soon, and returns their digest.
+/// Sends `length` bytes of a pattern, and returns their digest.
 pub fn send_pattern(to: &mut impl Write, length: u64) -> io::Result<u64> {
+    let pattern = pattern();
     let mut hasher = DefaultHasher::new();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut left = length;
-    let mut chunk = vec![0; CHUNK];
     while left > 0 {
-        for word in chunk.chunks_exact_mut(8) {
-            // xorshift64
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
-        }
-        let now = left.min(CHUNK as u64) as usize;
-        hasher.write(&chunk[..now]);
-        to.write_all(&chunk[..now])?;
+        let now = left.min(pattern.len() as u64) as usize;
+        hasher.write(&pattern[..now]);
+        to.write_all(&pattern[..now])?;
         left -= now as u64;
     }
     Ok(hasher.finish())
+}
+
+/// Bytes that repeat after a length that no segment, buffer or window has a multiple of: what is
+/// lost, doubled or misplaced changes the digest.
+fn pattern() -> Vec<u8> {
+    const LENGTH: usize = 1_000_003;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = std::iter::repeat_with(|| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(LENGTH).collect()
 }

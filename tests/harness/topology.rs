@@ -8,8 +8,8 @@
 //! ```
 //!
 //! One-armed, both networks are on one bridge and on the dispatcher's only interface `one`. With
-//! VLANs the bridge tags: endpoints see plain frames, the dispatcher's interfaces tagged ones, and
-//! its addresses are on `front.100` and the like. The bridges are in a namespace of their own.
+//! VLANs endpoints see plain frames and the dispatcher's interfaces tagged ones: see [`Vlans`]. The
+//! bridges are in a namespace of their own, the switch.
 
 mod wiring;
 
@@ -20,8 +20,8 @@ use std::ops::Deref;
 use anyhow::{Context, Result};
 
 use crate::netns::{self, Namespace};
+use crate::port_program::BPF_FS;
 use crate::scratch::{is_stale, unique};
-use crate::xdp_pass::BPF_FS;
 
 /// The one network device of a client or back-end.
 pub const ENDPOINT_DEVICE: &str = "eth0";
@@ -59,6 +59,20 @@ pub enum Family {
     V6,
 }
 
+/// VLANs on the dispatcher's interfaces, by their ids.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vlans {
+    /// Frames are plain.
+    None,
+    /// Of clients and of back-ends: the bridge tags, and the dispatcher's addresses are on VLAN
+    /// devices, `front.100` and the like. Not every kernel has them.
+    Devices(u16, u16),
+    /// Of clients only, on any kernel: XDP programs tag at the switch's ports and untag at the
+    /// clients. The dispatcher's own kernel cannot speak to the clients, so it has no address in
+    /// their network and no route to it, and they know its Ethernet address from the start.
+    AtPorts(u16),
+}
+
 /// What a lab looks like. Both address families are always there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Topology {
@@ -68,8 +82,8 @@ pub struct Topology {
     pub backends: u8,
     /// Interfaces of the dispatcher.
     pub shape: Shape,
-    /// VLANs of clients and of back-ends on the dispatcher's interfaces.
-    pub vlan: Option<(u16, u16)>,
+    /// VLANs on the dispatcher's interfaces.
+    pub vlans: Vlans,
     /// Receive queues of the dispatcher's interfaces.
     pub queues: u8,
 }
@@ -81,7 +95,7 @@ impl Default for Topology {
             clients: 1,
             backends: 2,
             shape: Shape::TwoArmed,
-            vlan: None,
+            vlans: Vlans::None,
             queues: 1,
         }
     }
@@ -198,16 +212,17 @@ impl Topology {
         })
     }
 
-    /// Why this kernel cannot build it, if so. Not every kernel has VLANs.
-    pub fn unsupported(self) -> Result<Option<&'static str>> {
-        if self.vlan.is_none() {
-            return Ok(None);
+    /// Fails, with the reason, if this kernel cannot build it.
+    pub fn ensure_supported(self) -> Result<()> {
+        if !matches!(self.vlans, Vlans::Devices(..)) {
+            return Ok(());
         }
         let probe = Namespace::create(&unique("probe"))?;
         let script = "link add probe type bridge vlan_filtering 1\n\
                       link add link probe name probe.2 type vlan id 2\n";
-        let missing = "this kernel has no VLANs (8021q and bridge VLAN filtering)";
-        Ok(probe.batch("ip", script).is_err().then_some(missing))
+        probe
+            .batch("ip", script)
+            .context("this kernel has no VLAN devices or no VLAN filtering (8021q)")
     }
 
     /// The dispatcher's physical interfaces: what its configuration lists.
@@ -222,17 +237,20 @@ impl Topology {
     /// The dispatcher's interface that has the address in the clients' network.
     #[must_use]
     pub fn client_side(&self) -> String {
-        with_vlan(self.interfaces()[0], self.vlan.map(|(client, _)| client))
+        match self.vlans {
+            Vlans::Devices(client, _) => format!("{}.{client}", self.interfaces()[0]),
+            Vlans::None | Vlans::AtPorts(_) => self.interfaces()[0].to_owned(),
+        }
     }
 
     /// The dispatcher's interface that has the address in the back-ends' network.
     #[must_use]
     pub fn backend_side(&self) -> String {
-        let last = self.interfaces().len() - 1;
-        with_vlan(
-            self.interfaces()[last],
-            self.vlan.map(|(_, backend)| backend),
-        )
+        let last = self.interfaces()[self.interfaces().len() - 1];
+        match self.vlans {
+            Vlans::Devices(_, backend) => format!("{last}.{backend}"),
+            Vlans::None | Vlans::AtPorts(_) => last.to_owned(),
+        }
     }
 }
 
@@ -259,6 +277,13 @@ impl Lab {
     #[must_use]
     pub fn backend(&self, i: usize) -> &Node {
         &self.backends[i]
+    }
+
+    /// The machine with the bridges. Its ports are called after what is at their other end:
+    /// `client-1`, `front-port`.
+    #[must_use]
+    pub fn switch(&self) -> &Namespace {
+        &self.switch
     }
 
     /// All clients.
@@ -343,10 +368,6 @@ impl Networks {
     fn v6(&self, host: u8) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.v6.to_bits() | u128::from(host))
     }
-}
-
-fn with_vlan(device: &str, vlan: Option<u16>) -> String {
-    vlan.map_or_else(|| device.to_owned(), |vlan| format!("{device}.{vlan}"))
 }
 
 /// Removes namespaces and pins whose makers no longer live: they were killed before they could.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use dispatcher_common::header::TcpFlags;
+use dispatcher_common::header::{ETHERTYPE_VLAN, TcpFlags};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpSlice, TransportSlice};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -26,8 +26,18 @@ const FRAME_BYTES_MAX: usize = 1 << 16;
 pub struct Frame {
     /// Sent by this end, not received.
     pub outgoing: bool,
-    /// From the Ethernet header on, no VLAN tag.
+    /// From the Ethernet header on.
     pub bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// The control information of its 802.1Q tag: priority and VLAN id.
+    #[must_use]
+    pub fn tag(&self) -> Option<u16> {
+        let tagged = self.bytes.get(12..14)? == ETHERTYPE_VLAN.to_be_bytes();
+        let tci = self.bytes.get(14..16).filter(|_| tagged)?;
+        Some(u16::from_be_bytes([tci[0], tci[1]]))
+    }
 }
 
 /// Sends and receives whole frames at a device, beside the host's stack.
@@ -253,18 +263,24 @@ pub fn verify_checksums(frame: &[u8]) -> Result<()> {
         let header = ip.header().to_header();
         let (is, should) = (header.header_checksum, header.calc_header_checksum());
         ensure!(
-            is == should,
+            are_equal(is, should),
             "IPv4 header checksum is {is:04x}, should be {should:04x}"
         );
     }
     if let (Some(net), Some(TransportSlice::Tcp(tcp))) = (&packet.net, &packet.transport) {
         let (is, should) = (tcp.checksum(), tcp_checksum(net, tcp)?);
         ensure!(
-            is == should,
+            are_equal(is, should),
             "TCP checksum is {is:04x}, should be {should:04x}"
         );
     }
     Ok(())
+}
+
+/// Whether two checksums are the same number of the ones' complement, in which all bits set is
+/// another zero (RFC 1071 2). Linux sends that one when it computes a checksum itself.
+fn are_equal(a: u16, b: u16) -> bool {
+    a % u16::MAX == b % u16::MAX
 }
 
 fn tcp_checksum(net: &NetSlice, tcp: &TcpSlice) -> Result<u16> {

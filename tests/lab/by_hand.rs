@@ -3,16 +3,17 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dispatcher_tests::config::Config;
+use dispatcher_tests::daemon;
 use dispatcher_tests::netns::{self, Namespace};
+use dispatcher_tests::port_program::{BPF_FS, mount_bpf_fs};
 use dispatcher_tests::server::Server;
-use dispatcher_tests::topology::{Family, Lab, Shape, Topology};
-use dispatcher_tests::xdp_pass::{BPF_FS, mount_bpf_fs};
+use dispatcher_tests::topology::{Family, Lab, Shape, Topology, Vlans};
 
 use crate::interrupt;
 use crate::workload::MODELS;
@@ -41,7 +42,7 @@ pub fn up(clients: u8, backends: u8, one_armed: bool, queues: u8) -> Result<()> 
         } else {
             Shape::TwoArmed
         },
-        vlan: None,
+        vlans: Vlans::None,
         queues,
     };
     let mut lab = topology.up_as(PREFIX)?;
@@ -56,10 +57,10 @@ pub fn up(clients: u8, backends: u8, one_armed: bool, queues: u8) -> Result<()> 
     Ok(())
 }
 
-fn explain(lab: &Lab, config: &Path, socket: &Path) {
+fn explain(nodes: &Lab, config: &Path, socket: &Path) {
     let (config, socket) = (config.display(), socket.display());
-    for (role, nodes) in [("client", lab.clients()), ("backend", lab.backends())] {
-        for (node, i) in nodes.iter().zip(1..) {
+    for (role, group) in [("client", nodes.clients()), ("backend", nodes.backends())] {
+        for (node, i) in group.iter().zip(1..) {
             println!(
                 "{role}-{i:<4} {:16} {}",
                 node.ip(Family::V4),
@@ -67,18 +68,33 @@ fn explain(lab: &Lab, config: &Path, socket: &Path) {
             );
         }
     }
-    let (v4, v6) = (lab.vip(Family::V4), lab.vip(Family::V6));
+    let (v4, v6) = (nodes.vip(Family::V4), nodes.vip(Family::V6));
     println!("service    {v4:16} {v6}\n");
+    let lab = own_command();
+    let numbers: Vec<_> = (1..=nodes.backends().len())
+        .map(|i| i.to_string())
+        .collect();
+    let numbers = numbers.join(" ");
     println!(
-        "Each of these in a terminal of its own:\n\
-         \n  dispatcher-lab exec backend-1 -- dispatcher-lab serve\
-         \n  dispatcher-lab exec dispatcher -- dispatcher run --config {config}\
-         \n  dispatcher-lab exec client -- curl http://{v4}/\
-         \n  dispatcher status --socket {socket}\
-         \n  bpftool map dump pinned {BPF_FS}/{PINS}/FLOWS\
-         \n  dispatcher-lab exec backend-1 -- tcpdump -ni eth0 tcp\n\n\
-         `dispatcher-lab down` removes it all."
+        "Each of these in a terminal of its own, as root:\n\
+         \n  for i in {numbers}; do {lab} exec backend-$i -- dispatcher-lab serve & done; wait\
+         \n  {lab} exec dispatcher -- dispatcher run --config {config}\
+         \n  {lab} exec client -- curl http://{v4}/\
+         \n  {lab} exec dispatcher -- dispatcher status --socket {socket}\
+         \n  {lab} exec backend-1 -- tcpdump -ni eth0 tcp\
+         \n  bpftool map dump pinned {BPF_FS}/{PINS}/FLOWS\n\n\
+         `{lab} down` removes it all."
     );
+}
+
+/// What was typed to come here: the variable is for those who start this program for others.
+fn own_command() -> String {
+    let own = || std::env::current_exe().map_or_else(|_| "dispatcher-lab".into(), shown);
+    std::env::var("DISPATCHER_LAB_COMMAND").unwrap_or_else(|_| own())
+}
+
+fn shown(path: PathBuf) -> String {
+    path.display().to_string()
 }
 
 fn exists() -> Result<bool> {
@@ -124,8 +140,21 @@ pub fn exec(place: &str, command: &[OsString]) -> Result<()> {
     let [program, arguments @ ..] = command else {
         anyhow::bail!("no command given");
     };
-    let error = namespace.command(program).args(arguments).exec();
+    let mut command = namespace.command(program);
+    command.args(arguments).env("PATH", search_path()?);
+    let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// Where programs are looked for: `dispatcher` and `dispatcher-lab` are found without installing.
+fn search_path() -> Result<OsString> {
+    let binaries = [std::env::current_exe().ok(), daemon::binary().ok()];
+    let ours = binaries.into_iter().flatten();
+    let ours = ours.filter_map(|path| path.parent().map(Path::to_path_buf));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths(
+        ours.chain(std::env::split_paths(&path)),
+    )?)
 }
 
 /// Answers HTTP, where it was started, until a signal comes.

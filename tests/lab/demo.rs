@@ -52,6 +52,14 @@ pub struct Outcome {
 /// Runs it; the exit code says whether it was interrupted, or a ceiling did not hold.
 pub fn run(options: &Options) -> Result<ExitCode> {
     interrupt::catch()?;
+    match demonstrate(options) {
+        // The signal reaches what we started as well, and fails it.
+        Err(_) if interrupt::requested() => Ok(interrupted()),
+        result => result,
+    }
+}
+
+fn demonstrate(options: &Options) -> Result<ExitCode> {
     daemon::binary()?;
     let mut screen = Screen::new();
     screen.introduce(options.clients, QUEUE_CAPACITY);
@@ -178,18 +186,14 @@ fn drive(
     while finished && begin.elapsed() < half {
         finished = interrupt::sleep_until((Instant::now() + FRAME).min(begin + half));
         if finished {
-            let status = daemon.map(Daemon::try_status).transpose();
-            // The signal that interrupts us reaches the daemon as well.
-            if status.is_err() && interrupt::requested() {
-                finished = false;
-                break;
-            }
+            let status = daemon.map(Daemon::try_status).transpose()?;
             screen.show(&Moment {
                 elapsed: begin.elapsed(),
                 half,
+                clients: load.joined(),
                 tally: load.tally(),
                 active: std::array::from_fn(|i| servers[i].count().active()),
-                status: status?.map(Status).as_ref(),
+                status: status.map(Status).as_ref(),
             });
         }
     }

@@ -21,6 +21,8 @@ pub struct Moment<'a> {
     pub elapsed: Duration,
     /// How long it lasts.
     pub half: Duration,
+    /// Clients that have joined.
+    pub clients: usize,
     /// What became of the requests so far.
     pub tally: &'a Tally,
     /// Connections at each back-end now, by its own count.
@@ -54,7 +56,10 @@ impl Screen {
 
     /// Says what is going to happen.
     pub fn introduce(&mut self, clients: u16, queue: u32) {
-        println!("{clients} clients, three back-ends that slow down when given too much at once:");
+        println!(
+            "{clients} clients ask, each over a new TCP connection as soon as it has its answer.\n\
+             Three back-ends, which slow down when given too much at once:"
+        );
         for model in MODELS {
             println!(
                 "  {:8} {:3} ms a request alone, {:3} ms with {} at once, {:5} ms with 100",
@@ -65,7 +70,10 @@ impl Screen {
                 model.time(100).as_millis(),
             );
         }
-        println!("The dispatcher keeps each at its ceiling and lets up to {queue} requests wait.");
+        println!(
+            "The dispatcher (the real daemon, on interfaces of this machine's network namespaces)\n\
+             keeps each at its ceiling, lets up to {queue} requests wait, and refuses the rest."
+        );
     }
 
     /// A new half.
@@ -108,9 +116,10 @@ impl Screen {
 
     fn picture(&self, moment: &Moment, rate: f64) -> Vec<String> {
         let (elapsed, half) = (moment.elapsed.as_secs_f64(), moment.half.as_secs_f64());
+        let legend = format!("█ {PER_COLUMN} connections, │ the ceiling");
         let mut lines = vec![format!(
-            "  {:8} {:>7} {:>6}  {:46}{elapsed:3.0} of {half:.0} s",
-            "back-end", "ceiling", "active", ""
+            "  {:8} {:>7} {:>6}  {legend:35}{elapsed:3.0} of {half:.0} s",
+            "back-end", "ceiling", "now"
         )];
         for (model, active) in std::iter::zip(MODELS, moment.active) {
             let ceiling = model.ceiling as usize;
@@ -125,13 +134,14 @@ impl Screen {
             let filled = depth as usize * BAR / (capacity as usize).max(1);
             lines.push(format!(
                 "  {:8} {capacity:7} {depth:6}  {}{}",
-                "queue",
+                "waiting",
                 "▒".repeat(filled.min(BAR)),
                 "·".repeat(BAR.saturating_sub(filled))
             ));
         }
         lines.push(format!(
-            "  answered {:6} ({rate:4.0}/s)   refused {:5}   gave up {:5}",
+            "  clients {:4}   answered {:6} ({rate:4.0}/s)   refused {:5}   gave up {:5}",
+            moment.clients,
             moment.tally.answered(),
             moment.tally.refused(),
             moment.tally.gave_up()
@@ -197,7 +207,9 @@ pub fn table(with: &Outcome, without: &Outcome) {
         (tally.answered() + tally.refused() + tally.gave_up()).to_string()
     });
     each("  answered", &|half| half.tally.answered().to_string());
-    each("  refused (RST)", &|half| half.tally.refused().to_string());
+    each("  refused (RST, the queue was full)", &|half| {
+        half.tally.refused().to_string()
+    });
     let gave_up = format!("  gave up after {} s", PATIENCE.as_secs());
     each(&gave_up, &|half| half.tally.gave_up().to_string());
     each("answered per second", &|half| {

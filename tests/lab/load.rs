@@ -82,6 +82,7 @@ impl Tally {
 #[derive(Debug)]
 pub struct Load {
     tally: Arc<Tally>,
+    joined: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     clients: JoinHandle<()>,
 }
@@ -92,18 +93,21 @@ impl Load {
     pub fn start(node: &Node, clients: usize, ramp: Duration, targets: Vec<SocketAddr>) -> Self {
         let tally = Arc::new(Tally::default());
         let stop = Arc::new(AtomicBool::new(false));
+        let joined = Arc::new(AtomicUsize::new(0));
         let (counts, stopped) = (Arc::clone(&tally), Arc::clone(&stop));
+        let at_work = Arc::clone(&joined);
         let clients = node.spawn(move || {
             let begin = Instant::now();
             thread::scope(|scope| {
                 for i in 0..clients {
                     let join_at = begin + ramp.mul_f64(i as f64 / clients as f64);
                     let target = targets[i % targets.len()];
-                    let (tally, stop) = (&*counts, &*stopped);
+                    let (tally, joined, stop) = (&*counts, &*at_work, &*stopped);
                     scope.spawn(move || {
                         while Instant::now() < join_at && !stop.load(Ordering::Relaxed) {
                             thread::sleep(Duration::from_millis(20));
                         }
+                        joined.fetch_add(1, Ordering::Relaxed);
                         while !stop.load(Ordering::Relaxed) {
                             let (outcome, took) = ask(target);
                             if !stop.load(Ordering::Relaxed) {
@@ -116,6 +120,7 @@ impl Load {
         });
         Self {
             tally,
+            joined,
             stop,
             clients,
         }
@@ -125,6 +130,12 @@ impl Load {
     #[must_use]
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// Clients that have joined so far.
+    #[must_use]
+    pub fn joined(&self) -> usize {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// Begins no more requests and counts none of those under way.

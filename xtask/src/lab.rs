@@ -61,6 +61,7 @@ fn hand_over(
     let [dispatcher, lab] = cargo::build_binaries(names, release, runner)?;
     let mut lab = privilege::elevated(lab)?;
     lab.env("DISPATCHER_BIN", dispatcher)
+        .env("DISPATCHER_LAB_COMMAND", "cargo xtask lab")
         .arg(subcommand)
         .args(arguments);
     if runner.dry_run {

@@ -28,6 +28,8 @@ pub enum Group {
     Kernel,
     /// The daemon and the program on real interfaces in network namespaces.
     Netns,
+    /// What takes a kernel with VLAN devices (8021q), as in a virtual machine; not part of `all`.
+    Vm,
     /// Long runs; not part of `all`.
     Soak,
     /// Unit, kernel and netns.
@@ -49,7 +51,9 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             }
             Ok(())
         }
-        Group::Kernel | Group::Netns | Group::Soak => privileged(group, arguments, runner),
+        Group::Kernel | Group::Netns | Group::Vm | Group::Soak => {
+            privileged(group, arguments, runner)
+        }
     }
 }
 
@@ -91,6 +95,10 @@ fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()
         // Their timing is the subject: they share no machine with each other.
         cargo.arg("--test-threads=1");
     }
+    if group == Group::Vm {
+        // Elsewhere they are ignored, so that nothing passes that did not run.
+        cargo.arg("--include-ignored");
+    }
     runner.run(&mut cargo)
 }
 
@@ -107,6 +115,7 @@ fn belongs(target: &str, group: Group) -> bool {
     let prefixes: &[&str] = match group {
         Group::Kernel => &["contract", "differential", "program_", "verifier"],
         Group::Netns => &["netns_"],
+        Group::Vm => &["vlan_devices"],
         Group::Soak => &["soak_"],
         Group::Unit | Group::All => &[],
     };
@@ -127,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_target_of_the_tests_package_belongs_to_one_group() {
-        let groups = [Group::Kernel, Group::Netns, Group::Soak];
+        let groups = [Group::Kernel, Group::Netns, Group::Vm, Group::Soak];
         for target in cargo::targets("test").unwrap() {
             if target.package == TESTS_PACKAGE {
                 let of = groups.iter().filter(|group| belongs(&target.name, **group));

@@ -7,10 +7,11 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::{
-    BACKEND_NET, CLIENT_NET, ENDPOINT_DEVICE, GATEWAY, Lab, Networks, Node, VIP_V4, VIP_V6,
+    BACKEND_NET, CLIENT_NET, ENDPOINT_DEVICE, Family, GATEWAY, Lab, Networks, Node, VIP_V4, VIP_V6,
+    Vlans,
 };
 use crate::netns;
-use crate::xdp_pass::PinnedPass;
+use crate::port_program::{PinnedProgram, PortProgram};
 
 impl Lab {
     pub(super) fn wire(&self) -> Result<()> {
@@ -24,7 +25,11 @@ impl Lab {
         for backend in &self.backends {
             backend.configure_endpoint(&BACKEND_NET)?;
         }
-        self.make_redirect_targets()
+        self.make_redirect_targets()?;
+        match self.topology.vlans {
+            Vlans::AtPorts(vlan) => self.tag_at_ports(vlan),
+            Vlans::None | Vlans::Devices(..) => Ok(()),
+        }
     }
 
     /// A veth pair for every endpoint and every interface of the dispatcher; the other end is a
@@ -79,7 +84,7 @@ impl Lab {
     }
 
     fn configure_switch(&self) -> Result<()> {
-        let filtering = if self.topology.vlan.is_some() {
+        let filtering = if matches!(self.topology.vlans, Vlans::Devices(..)) {
             "vlan_filtering 1"
         } else {
             ""
@@ -117,7 +122,7 @@ impl Lab {
     }
 
     fn add_vlans(&self, script: &mut String, port: &str) -> Result<()> {
-        let Some((client, backend)) = self.topology.vlan else {
+        let Vlans::Devices(client, backend) = self.topology.vlans else {
             return Ok(());
         };
         writeln!(script, "vlan del dev {port} vid 1")?;
@@ -156,7 +161,8 @@ impl Lab {
             (self.topology.client_side(), &CLIENT_NET),
             (self.topology.backend_side(), &BACKEND_NET),
         ];
-        for (device, networks) in sides {
+        let skipped = usize::from(matches!(self.topology.vlans, Vlans::AtPorts(_)));
+        for (device, networks) in sides.into_iter().skip(skipped) {
             if let Some((physical, vlan)) = device.split_once('.') {
                 writeln!(
                     script,
@@ -179,18 +185,34 @@ impl Lab {
 
     /// A redirect or `XDP_TX` of the dispatcher arrives only where the peer has a program.
     fn make_redirect_targets(&self) -> Result<()> {
-        let pass = PinnedPass::load(&format!("{}-pass", self.prefix))?;
+        let pass = PinnedProgram::load(PortProgram::Pass, &format!("{}-pass", self.prefix))?;
         for interface in self.topology.interfaces() {
-            self.switch.run(&[
-                "ip",
-                "link",
-                "set",
-                "dev",
-                &format!("{interface}-port"),
-                "xdpdrv",
-                "pinned",
-                &pass.path().to_string_lossy(),
-            ])?;
+            pass.attach(&self.switch, &format!("{interface}-port"))?;
+        }
+        Ok(())
+    }
+
+    /// What clients send is tagged where it enters the switch; what comes to them must be.
+    fn tag_at_ports(&self, vlan: u16) -> Result<()> {
+        /// A tag has more than the VLAN in it: this priority is not part of the id.
+        const PRIORITY: u16 = 3 << 13;
+        let push = PortProgram::PushTag(PRIORITY | vlan);
+        let push = PinnedProgram::load(push, &format!("{}-push", self.prefix))?;
+        let pop = PinnedProgram::load(PortProgram::PopTag(vlan), &format!("{}-pop", self.prefix))?;
+        let gateway = self.dispatcher.mac(self.topology.interfaces()[0])?;
+        let gateway = gateway.map(|byte| format!("{byte:02x}")).join(":");
+        for (client, i) in self.clients.iter().zip(1..) {
+            push.attach(&self.switch, &format!("client-{i}"))?;
+            pop.attach(client, ENDPOINT_DEVICE)?;
+            let mut script = String::new();
+            for family in [Family::V4, Family::V6] {
+                let address = self.dispatcher.ip(family);
+                writeln!(
+                    script,
+                    "neighbour add {address} lladdr {gateway} dev {ENDPOINT_DEVICE} nud permanent"
+                )?;
+            }
+            client.batch("ip", &script)?;
         }
         Ok(())
     }
