@@ -255,7 +255,6 @@ fn a_second_interface_that_is_taken_leaves_the_first_as_it_was() {
 #[test]
 fn a_program_that_is_refused_leaves_no_pins() {
     let lab = lab();
-    mount_bpf_fs().unwrap();
     let files = Files::new(&Config::new(&lab, Family::V4, 4)).unwrap();
     // Enough for sockets and maps, too little for an XDP program.
     let mut command = lab.dispatcher().command("setpriv");
