@@ -72,7 +72,7 @@ impl Datapath {
     /// # Errors
     ///
     /// When the kernel refuses the socket.
-    pub fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), DatapathError> {
+    pub fn set_socket(&mut self, index: u32, socket: &impl AsRawFd) -> Result<(), DatapathError> {
         self.xsks
             .set(index, socket.as_raw_fd(), 0)
             .map_err(|error| DatapathError::refused("an AF_XDP socket", &error))
