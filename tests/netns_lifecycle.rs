@@ -54,7 +54,9 @@ fn adopted_flows_count_at_their_backend_though_the_configuration_changed_its_ord
     // Round-robin: one each; the second is the one to watch.
     let mut held = [connect(&lab), connect(&lab)];
     let own = held[1].local_addr().unwrap();
-    assert_eq!(servers[1].count().peers(), [own]);
+    eventually(PATIENCE, "the second was accepted", || {
+        servers[1].count().peers() == [own]
+    });
     daemon.stop().unwrap();
 
     config.web().backends.reverse();
@@ -270,4 +272,25 @@ fn a_program_that_is_refused_leaves_no_pins() {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert_refused(&output, &["CAP_NET_ADMIN"]);
     assert!(!files.pin_path.exists(), "pins are left");
+}
+
+#[test]
+fn fewer_queues_than_native_mode_needs_are_told_and_generic_mode_takes_over() {
+    let topology = Topology {
+        queues: 2,
+        ..Topology::default()
+    };
+    let lab = topology.up().unwrap();
+    // The peer still sends on two.
+    let fewer = ["ethtool", "-L", "front", "rx", "1"];
+    lab.dispatcher().run(&fewer).unwrap();
+    let mut config = Config::new(&lab, Family::V4, 4);
+    let output = Daemon::refused(&lab, &config).unwrap();
+    assert_refused(&output, &["front", "queues", "generic"]);
+    ensure_detached(lab.dispatcher()).unwrap();
+
+    config.attach_mode = "auto";
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    assert_eq!(daemon.status().0["attach_mode"], "generic");
+    daemon.finish().unwrap();
 }

@@ -87,9 +87,14 @@ fn an_interface_that_went_down_and_up_again_goes_on() {
 }
 
 /// A flood of requests from sources that do not exist, then a true client.
-fn flood(overflow: &'static str, capacity: u32) {
+fn flood(overflow: &'static str, capacity: u32, queues: u8) {
     const REQUESTS: u32 = 200_000;
-    let lab = lab(1);
+    let topology = Topology {
+        backends: 1,
+        queues,
+        ..Topology::default()
+    };
+    let lab = topology.up().unwrap();
     let _servers = on_all(&lab, || server::echo);
     let mut config = Config::new(&lab, Family::V4, 4);
     config.web().overflow = overflow;
@@ -115,12 +120,15 @@ fn flood(overflow: &'static str, capacity: u32) {
     let received = status.requests("received");
     let grown = daemon.memory_peak().unwrap().saturating_sub(memory);
     eprintln!(
-        "flood, {overflow}, queue {capacity}: {REQUESTS} in {sent:?}, received {received} ({:.0}/s, \
-         {used:?} of processor), too many for the socket {}, not sent {}, status after \
-         {answered:?}, {} KiB more memory",
+        "flood, {overflow}, queue {capacity}, {queues} receive queues: {REQUESTS} in {sent:?}, received {received} ({:.0}/s, \
+         {used:?} of processor), waiting {}, too many for the socket {}, not sent {}, status after \
+         {answered:?}, {} KiB of memory, \
+         {} more",
         received as f64 / sent.as_secs_f64(),
+        status.queued(),
         status.dropped(DropReason::ReceiveFull),
         status.dropped(DropReason::TransmitFull),
+        (memory + grown) >> 10,
         grown >> 10,
     );
     let seen = received
@@ -147,12 +155,12 @@ fn flood(overflow: &'static str, capacity: u32) {
 
 #[test]
 fn a_flood_is_refused_and_a_client_gets_in_after_it() {
-    flood("refuse", 1024);
+    flood("refuse", 1024, 1);
 }
 
 #[test]
 fn a_flood_fills_a_large_queue_and_a_client_gets_in_after_it() {
-    flood("drop", 65_536);
+    flood("drop", 65_536, 4);
 }
 
 #[test]
@@ -228,11 +236,11 @@ impl<'lab> Connections<'lab> {
         }
     }
 
-    fn from_client(&self, i: u32, flags: TcpFlags, seq: u32, ack: u32) -> Segment {
+    fn of_client(&self, i: u32, flags: TcpFlags, seq: u32, ack: u32) -> Segment {
         Segment::new(stranger(i), self.service, flags, seq, ack)
     }
 
-    fn from_backend(&self, i: u32, flags: TcpFlags, seq: u32, ack: u32) -> Segment {
+    fn of_backend(&self, i: u32, flags: TcpFlags, seq: u32, ack: u32) -> Segment {
         Segment::new(self.backend, stranger(i), flags, seq, ack)
     }
 
@@ -252,19 +260,19 @@ impl<'lab> Connections<'lab> {
     fn live_and_die(&self, flows: std::ops::Range<u32>, isn: u32) {
         let ack = TcpFlags::ACK;
         let (seq, acked) = (isn + 1, BACKEND_ISN + 1);
-        let answer = |i| self.from_backend(i, TcpFlags::SYN.with(ack), BACKEND_ISN, seq);
+        let answer = |i| self.of_backend(i, TcpFlags::SYN.with(ack), BACKEND_ISN, seq);
         self.until(flows.clone(), &self.backends, answer, |phase| {
             phase.is_some_and(|phase| phase.has(Phase::ANSWERED))
         });
-        let finish = |i| self.from_client(i, ack, seq, acked);
+        let finish = |i| self.of_client(i, ack, seq, acked);
         self.until(flows.clone(), &self.clients, finish, |phase| {
             phase.is_some_and(Phase::is_established)
         });
-        let close = |i| self.from_client(i, ack.with(TcpFlags::FIN), seq, acked);
+        let close = |i| self.of_client(i, ack.with(TcpFlags::FIN), seq, acked);
         self.until(flows.clone(), &self.clients, close, |phase| {
             phase.is_some_and(|phase| phase.has(Phase::CLIENT_FIN))
         });
-        let reset = |i| self.from_backend(i, ack.with(TcpFlags::RST), acked, seq + 1);
+        let reset = |i| self.of_backend(i, ack.with(TcpFlags::RST), acked, seq + 1);
         self.until(flows, &self.backends, reset, |phase| {
             phase.is_some_and(Phase::is_ended)
         });
@@ -297,7 +305,7 @@ fn events_that_were_lost_are_made_up_for_and_successors_keep_their_slots() {
     let lab = lab(1);
     let all = Connections::start(&lab, |_| {});
     let daemon = &all.daemon;
-    let syn = |i| all.from_client(i, TcpFlags::SYN, ISN, 0);
+    let syn = |i| all.of_client(i, TcpFlags::SYN, ISN, 0);
     all.until(0..FLOWS, &all.clients, syn, |phase| phase.is_some());
     eventually(PATIENCE, "all are half open", || {
         daemon.status().backend(0, "half_open") == u64::from(FLOWS)
@@ -310,7 +318,7 @@ fn events_that_were_lost_are_made_up_for_and_successors_keep_their_slots() {
         all.live_and_die(flows, ISN);
     }
     let again: Vec<_> = (FIRST..FLOWS)
-        .map(|i| all.from_client(i, TcpFlags::SYN, 2 * ISN, 0))
+        .map(|i| all.of_client(i, TcpFlags::SYN, 2 * ISN, 0))
         .collect();
     all.clients.send(&again).unwrap();
     daemon.signal(Signal::SIGCONT).unwrap();

@@ -327,7 +327,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs to stderr from now on; `RUST_LOG` says what, by default all from `info` on.
+/// Logs to stderr from now on; `RUST_LOG` says what, by default from `info` on.
 ///
 /// # Errors
 /// `RUST_LOG` cannot be read, or there is a log already.
@@ -335,7 +335,8 @@ pub fn init_log(format: LogFormat) -> anyhow::Result<()> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter)
             .with_context(|| format!("RUST_LOG is {filter:?}; try \"info\" or \"debug\""))?,
-        _ => EnvFilter::new("info"),
+        // At the end it warns of reports that nobody listens to any more.
+        _ => EnvFilter::new("info,netlink_proto=error"),
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -135,8 +135,8 @@ impl Datapath {
                     });
                 }
                 Err(error) if mode == AttachedMode::Native && cannot_native(&error) => {
-                    refusal = "its driver has no native XDP, or not at this MTU; \
-                               use attach_mode = \"generic\""
+                    refusal = "its driver has no native XDP, or not at this MTU or with so few \
+                               queues; use attach_mode = \"generic\""
                         .to_owned();
                     if modes.len() > 1 {
                         tracing::warn!(interface, "no native XDP here: attaching generically");
@@ -198,11 +198,11 @@ fn errno(error: &ProgramError) -> Option<i32> {
 }
 
 /// The driver has no native XDP (EOPNOTSUPP), or not with this MTU or these features (ERANGE,
-/// EINVAL).
+/// EINVAL), or not with so few receive queues (ENOSPC: veth, when the peer sends on more).
 fn cannot_native(error: &ProgramError) -> bool {
     matches!(
         errno(error),
-        Some(libc::EOPNOTSUPP | libc::ERANGE | libc::EINVAL)
+        Some(libc::EOPNOTSUPP | libc::ERANGE | libc::EINVAL | libc::ENOSPC)
     )
 }
 

@@ -41,6 +41,10 @@ impl Syn {
             return Err(DropReason::TtlExpired);
         }
         let eth = frame.header::<EthHdr>(0).ok_or(DropReason::NotARequest)?;
+        // A SYN to all or many is none (RFC 1122 4.2.3.10), and nobody to answer is a sender.
+        if is_group(eth.dst) || is_group(eth.src) {
+            return Err(DropReason::NotARequest);
+        }
         let ip = frame
             .get(segment.ip_offset()..segment.ip_offset() + usize::from(segment.ip_len))
             .ok_or(DropReason::NotARequest)?;
@@ -181,6 +185,11 @@ impl Packet {
             let _ = next_hop.write_header(frame, self.ethertype());
         }
     }
+}
+
+/// Whether an Ethernet address is a multicast or the broadcast address.
+const fn is_group(mac: Mac) -> bool {
+    mac.0[0] & 1 != 0
 }
 
 /// TTL of packets that the dispatcher itself makes (RFC 1700).
@@ -403,6 +412,9 @@ mod tests {
         );
         assert_eq!(damaged(ETHERNET + 20 + 17, 0x55), DropReason::BadChecksum);
         assert_eq!(damaged(ETHERNET + 8, 1), DropReason::TtlExpired);
+        for (at, end) in [(0, "receiver"), (6, "sender")] {
+            assert_eq!(damaged(at, 0xff), DropReason::NotARequest, "group {end}");
+        }
         assert_eq!(
             Syn::read(&good[..40], 7).map(|_| ()),
             Err(DropReason::NotARequest)
