@@ -7,14 +7,16 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Aligned, because the kernel's verifier refuses unaligned access to the BPF stack.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Addr([u8; 16]);
+pub struct Addr {
+    bytes: [u8; 16],
+}
 
 /// The third word of a mapped address, as it stands in memory.
 const MAPPED_PREFIX_END: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 impl Addr {
     /// `::`, which no packet is sent to.
-    pub const UNSPECIFIED: Self = Self([0; 16]);
+    pub const UNSPECIFIED: Self = Self { bytes: [0; 16] };
 
     /// The mapped form of four bytes in network order.
     #[inline(always)]
@@ -27,14 +29,14 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn from_v6_bytes(v6: [u8; 16]) -> Self {
-        Self(v6)
+        Self { bytes: v6 }
     }
 
     /// All sixteen bytes, network order.
     #[inline(always)]
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 16] {
-        &self.0
+        &self.bytes
     }
 
     /// The last four bytes: the IPv4 address, when [`Self::is_v4`].
@@ -57,13 +59,14 @@ impl Addr {
     #[inline(always)]
     const fn from_words(words: [u32; 4]) -> Self {
         // SAFETY: both are sixteen plain bytes without an invalid value.
-        Self(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+        let bytes = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) };
+        Self { bytes }
     }
 
     #[inline(always)]
     const fn words(&self) -> [u32; 4] {
         // SAFETY: as in `from_words`.
-        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.0) }
+        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.bytes) }
     }
 
     /// The address in the standard library's form, IPv4 unmapped.
@@ -72,7 +75,7 @@ impl Addr {
         if self.is_v4() {
             IpAddr::V4(Ipv4Addr::from(self.v4_bytes()))
         } else {
-            IpAddr::V6(Ipv6Addr::from(self.0))
+            IpAddr::V6(Ipv6Addr::from(self.bytes))
         }
     }
 }
@@ -101,35 +104,39 @@ impl core::fmt::Display for Addr {
 /// A TCP port: two bytes in network order. Aligned for the same reason as [`Addr`].
 #[repr(C, align(2))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Port([u8; 2]);
+pub struct Port {
+    bytes: [u8; 2],
+}
 
 impl Port {
     /// From a number in host order.
     #[inline(always)]
     #[must_use]
     pub const fn new(number: u16) -> Self {
-        Self(number.to_be_bytes())
+        Self {
+            bytes: number.to_be_bytes(),
+        }
     }
 
     /// From the bytes of a header.
     #[inline(always)]
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 2]) -> Self {
-        Self(bytes)
+        Self { bytes }
     }
 
     /// Host order.
     #[inline(always)]
     #[must_use]
     pub const fn number(self) -> u16 {
-        u16::from_be_bytes(self.0)
+        u16::from_be_bytes(self.bytes)
     }
 
     /// Network order.
     #[inline(always)]
     #[must_use]
     pub const fn bytes(self) -> [u8; 2] {
-        self.0
+        self.bytes
     }
 }
 

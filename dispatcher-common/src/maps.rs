@@ -17,6 +17,12 @@ pub struct MapSpec {
 
 /// Flows that `FLOWS` holds unless the configuration says otherwise.
 pub const FLOW_CAPACITY_DEFAULT: u32 = 262_144;
+/// Elements of `FLOWS` for so many flows.
+#[must_use]
+pub const fn flow_entries(flow_capacity: u32) -> u32 {
+    flow_capacity.saturating_mul(2)
+}
+
 /// Most services.
 pub const SERVICES_MAX: u32 = 256;
 /// Most back-ends, over all services.
@@ -40,7 +46,7 @@ pub const FLOWS: MapSpec = MapSpec {
     kind: HASH,
     key_size: size_of::<crate::flow::FlowKey>(),
     value_size: size_of::<crate::flow::FlowEntry>(),
-    max_entries: 2 * FLOW_CAPACITY_DEFAULT,
+    max_entries: flow_entries(FLOW_CAPACITY_DEFAULT),
 };
 /// Address and port → service.
 pub const SERVICES: MapSpec = MapSpec {

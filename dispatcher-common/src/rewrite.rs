@@ -1,6 +1,6 @@
 //! The one rewrite: turns a packet for the service into one for the back-end, or a packet of the
 //! back-end into one of the service. Ports and addresses of one side change, TTL goes down by one,
-//! checksums follow (see [`checksum`](crate::checksum)). TCP options and data are never touched.
+//! checksums follow (see [`checksum`]). TCP options and data are never touched.
 
 use crate::addr::{Addr, Port};
 use crate::checksum::{self, Delta};

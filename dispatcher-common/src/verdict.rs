@@ -2,7 +2,12 @@
 //! metric's label and a row in the README.
 
 macro_rules! counters {
-    ($(#[$enum_doc:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $index:literal, $label:literal;)* }) => {
+    (
+        $(#[$enum_doc:meta])*
+        $name:ident {
+            $($(#[doc = $doc:literal])* $variant:ident = $index:literal, $label:literal;)*
+        }
+    ) => {
         $(#[$enum_doc])*
         #[repr(u8)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +60,8 @@ counters! {
         /// A connection request with a wrong TCP checksum; the usual cause on virtual interfaces
         /// is transmit checksum offload at the sender.
         BadChecksum = 11, "bad_checksum";
+        /// A connection request that found its AF_XDP socket full: user space was too slow.
+        ReceiveFull = 12, "receive_full";
     }
 }
 

@@ -104,7 +104,9 @@ fn ask(frame: &Frame<'_>, fib: &mut FibLookup) -> Route {
     }
     // SAFETY: all views of this union are the same two bytes.
     let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
-    // SAFETY: user space replaces elements of LINKS, it never removes one while attached.
+    // SAFETY: any bytes are a `Link`. An interface that goes takes its element along, and should
+    // that be in use again at once, a wrong way is kept only until the new generation of the
+    // network, which user space tells after every change of LINKS.
     let Some(link) = (unsafe { LINKS.get(fib.ifindex) }) else {
         return Route::Via(NextHop {
             ifindex: NextHop::HOST_STACK,

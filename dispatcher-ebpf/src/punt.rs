@@ -15,8 +15,8 @@ pub fn punt(ctx: &XdpContext) -> Verdict {
         .map_or(XDP_DROP, |control| control.unattended);
     let ifindex = ctx.ingress_ifindex() as u32;
     let queue = ctx.rx_queue_index();
-    // SAFETY: user space replaces elements of LINKS, it never removes one while attached; a torn
-    // read would at worst name a socket of another queue, which the kernel refuses.
+    // SAFETY: any bytes are a `Link`. One that user space replaces or removes meanwhile would at
+    // worst name a socket of another queue, which the kernel refuses.
     let action = match unsafe { LINKS.get(ifindex) } {
         Some(link) if queue < link.xsk_queues => {
             // The helper takes the action for an empty slot in the low two bits.

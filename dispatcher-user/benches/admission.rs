@@ -1,8 +1,12 @@
-//! What a decision costs: admitting, waiting, refusing, with few and many back-ends, with an empty
-//! and a full queue. The aim is 300 ns, and no more with 1024 back-ends or a full queue.
+//! What a decision costs, with one and with 1024 back-ends, with an empty and a full queue. The
+//! aim is 300 ns, and no more with many back-ends or a full queue.
 //!
-//! Each measured run is one whole request: its SYN, the commands that follow, and the end of an
-//! earlier connection where the state is to stay the same.
+//! A decision is one input (a SYN, or the end of a connection) with every command that follows from
+//! it, the deadlines that are due, and the removal of the flow that has lingered. Where the state
+//! is to stay the same, a run is two decisions. Rows are measured in turn, in rounds; the median
+//! is printed with the least.
+
+use std::time::Instant;
 
 use core::time::Duration;
 
@@ -13,11 +17,10 @@ use dispatcher_user::admission::{
     Admission, BackendSettings, Ceiling, Command, FlowId, Overflow, ServiceId, ServiceSettings,
     Time,
 };
-use divan::Bencher;
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 
 /// As large as what the daemon keeps of a SYN.
-type Request = [u8; 136];
+type Request = [u8; 120];
 
 const BACKENDS: [u32; 2] = [1, 1024];
 const QUEUE: u32 = 65_536;
@@ -35,10 +38,6 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
 };
-
-fn main() {
-    divan::main();
-}
 
 /// A service under a steady stream of requests, each from a client of its own.
 struct Stream {
@@ -81,6 +80,19 @@ impl Stream {
         }
     }
 
+    /// With half of the slots taken, and as many flows that linger as do in a steady state.
+    fn flowing(backends: u32) -> Self {
+        let mut stream = Self::new(SETTINGS, backends, 4096);
+        for _ in 0..2048 {
+            stream.request();
+        }
+        for _ in 0..70_000 {
+            stream.request();
+            stream.end();
+        }
+        stream
+    }
+
     /// With every slot taken, and as many requests that wait as the queue holds.
     fn saturated(backends: u32) -> Self {
         let mut stream = Self::new(SETTINGS, backends, 2048 / backends);
@@ -107,7 +119,7 @@ impl Stream {
         self.admission.handle_timeout(self.now);
         let (now, service) = (self.now, self.service);
         self.admission
-            .handle_syn(now, service, Self::key(client), client, [0; 136]);
+            .handle_syn(now, service, Self::key(client), client, [0; 120]);
         self.carry_out();
     }
 
@@ -126,56 +138,105 @@ impl Stream {
 
     fn carry_out(&mut self) {
         while let Some(command) = self.admission.poll_command() {
-            if let Command::Admit { flow, .. } = &divan::black_box(command) {
+            if let Command::Admit { flow, .. } = &std::hint::black_box(command) {
                 self.admitted.push(*flow);
             }
         }
     }
 }
 
-/// A request, admitted at once; a connection ends, lingers, and is removed a second later.
-#[divan::bench(args = BACKENDS, sample_size = 1000)]
-fn admit(bencher: Bencher<'_, '_>, backends: u32) {
-    let mut stream = Stream::new(SETTINGS, backends, 4096);
-    for _ in 0..2048 {
-        stream.request();
+/// Runs in a round of one row.
+const RUNS: u32 = 20_000;
+/// Rounds of all rows; odd, for the median.
+const ROUNDS: usize = 15;
+
+/// One line of the table.
+struct Row {
+    name: &'static str,
+    backends: u32,
+    /// Decisions in one run.
+    decisions: u32,
+    stream: Stream,
+    run: fn(&mut Stream, u32),
+    /// Nanoseconds a decision, by round.
+    measured: Vec<f64>,
+}
+
+impl Row {
+    fn measure(&mut self) {
+        // What the flows' vector holds is only the bench's own.
+        let start = Instant::now();
+        for step in 0..RUNS {
+            (self.run)(&mut self.stream, step);
+        }
+        let nanos = start.elapsed().as_nanos() as f64;
+        self.measured.push(nanos / f64::from(RUNS * self.decisions));
     }
-    // Until as many linger as do in a steady state.
-    for _ in 0..70_000 {
-        stream.request();
-        stream.end();
+}
+
+fn rows(backends: u32) -> [Row; 4] {
+    let row = |name, decisions, stream, run| Row {
+        name,
+        backends,
+        decisions,
+        stream,
+        run,
+        measured: Vec::new(),
+    };
+    [
+        row(
+            "empty queue: admit; a connection ends",
+            2,
+            Stream::flowing(backends),
+            |stream, _| {
+                stream.request();
+                stream.end();
+            },
+        ),
+        row(
+            "full queue: an end releases; a request waits",
+            2,
+            Stream::saturated(backends),
+            |s, _| {
+                s.end();
+                s.request();
+            },
+        ),
+        row(
+            "full queue: a retransmission",
+            1,
+            Stream::saturated(backends),
+            |stream, step| {
+                // An odd stride, so that memory is not walked in order.
+                stream.syn(2049 + step.wrapping_mul(40_503) % QUEUE);
+            },
+        ),
+        row(
+            "full queue: a refusal",
+            1,
+            Stream::saturated(backends),
+            |stream, _| {
+                stream.request();
+            },
+        ),
+    ]
+}
+
+fn main() {
+    let mut rows: Vec<Row> = BACKENDS.into_iter().flat_map(rows).collect();
+    for _ in 0..ROUNDS {
+        rows.iter_mut().for_each(Row::measure);
     }
-    bencher.bench_local(|| {
-        stream.request();
-        stream.end();
-    });
-}
-
-/// A connection ends and the longest waiting of 65 536 is released; a request joins the queue.
-#[divan::bench(args = BACKENDS, sample_size = 1000)]
-fn release_and_queue(bencher: Bencher<'_, '_>, backends: u32) {
-    let mut stream = Stream::saturated(backends);
-    bencher.bench_local(|| {
-        stream.end();
-        stream.request();
-    });
-}
-
-/// A SYN that is seen again while 65 536 wait.
-#[divan::bench(args = BACKENDS, sample_size = 1000)]
-fn retransmission(bencher: Bencher<'_, '_>, backends: u32) {
-    let mut stream = Stream::saturated(backends);
-    let mut step = 0_u32;
-    bencher.bench_local(|| {
-        // An odd stride, so that memory is not walked in order.
-        step = step.wrapping_add(40_503);
-        stream.syn(2049 + step % QUEUE);
-    });
-}
-
-/// A request that finds the queue full.
-#[divan::bench(args = BACKENDS, sample_size = 1000)]
-fn refuse(bencher: Bencher<'_, '_>, backends: u32) {
-    let mut stream = Stream::saturated(backends);
-    bencher.bench_local(|| stream.request());
+    println!(
+        "{:<46} {:>9} {:>8} {:>8}",
+        "admission, ns a decision", "back-ends", "median", "least"
+    );
+    for row in &mut rows {
+        row.measured.sort_by(f64::total_cmp);
+        let (median, least) = (row.measured[ROUNDS / 2], row.measured[0]);
+        println!(
+            "{:<46} {:>9} {median:>8.0} {least:>8.0}",
+            row.name, row.backends
+        );
+    }
 }

@@ -152,6 +152,32 @@ impl<'lab> Daemon<'lab> {
         &self.files
     }
 
+    /// Processor time that all its threads have used.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let mut total = Duration::ZERO;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // Nanoseconds on a processor, waiting for one, and times.
+            let line = fs::read_to_string(task?.path().join("schedstat"))?;
+            let nanos = line.split(' ').next().and_then(|text| text.parse().ok());
+            total += Duration::from_nanos(nanos.context("no schedstat")?);
+        }
+        Ok(total)
+    }
+
+    /// The most memory that it ever had, bytes.
+    pub fn memory_peak(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.context("no VmHWM")?.trim().parse()?;
+        Ok(kib << 10)
+    }
+
+    /// Sends it a signal that it outlives.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(self.pid(), signal)?)
+    }
+
     /// Its process id; panics when it was stopped.
     #[must_use]
     pub fn pid(&self) -> Pid {

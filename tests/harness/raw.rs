@@ -7,8 +7,65 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dispatcher_common::header::TcpFlags;
 
-use crate::topology::{ENDPOINT_DEVICE, Family, Lab};
+use crate::topology::{ENDPOINT_DEVICE, Family, Lab, Node};
 use crate::wire::{PacketSocket, Segment};
+
+/// Many senders on the wire of one of the lab's machines, each a mere address in the frames: for
+/// floods, and for more connections than a stack has ports.
+#[derive(Debug)]
+pub struct Crowd {
+    socket: PacketSocket,
+    mac: [u8; 6],
+    gateway_mac: [u8; 6],
+}
+
+impl Crowd {
+    /// Behind the lab's first client.
+    pub fn of_clients(lab: &Lab) -> Result<Self> {
+        Self::at(lab.client(0), lab, 0)
+    }
+
+    /// Behind the lab's first back-end.
+    pub fn of_backends(lab: &Lab) -> Result<Self> {
+        Self::at(lab.backend(0), lab, lab.topology().interfaces().len() - 1)
+    }
+
+    fn at(node: &Node, lab: &Lab, interface: usize) -> Result<Self> {
+        Ok(Self {
+            socket: node.enter(|| PacketSocket::open(ENDPOINT_DEVICE))?,
+            mac: node.mac(ENDPOINT_DEVICE)?,
+            gateway_mac: lab
+                .dispatcher()
+                .mac(lab.topology().interfaces()[interface])?,
+        })
+    }
+
+    /// The Ethernet address that all of them have.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Sends the segments to the dispatcher, as fast as it goes.
+    pub fn send<'a>(&self, segments: impl IntoIterator<Item = &'a Segment>) -> Result<()> {
+        let frames: Vec<_> = segments
+            .into_iter()
+            .map(|segment| self.frame(segment))
+            .collect();
+        self.send_frames(&frames)
+    }
+
+    /// The frame in which a segment goes to the dispatcher.
+    #[must_use]
+    pub fn frame(&self, segment: &Segment) -> Vec<u8> {
+        segment.to_frame(self.mac, self.gateway_mac)
+    }
+
+    /// Sends frames as they are.
+    pub fn send_frames(&self, frames: &[Vec<u8>]) -> Result<()> {
+        self.socket.send_all(frames)
+    }
+}
 
 /// An address in the clients' network that no stack owns, spoken for by hand.
 #[derive(Debug)]

@@ -98,6 +98,48 @@ impl PacketSocket {
         Ok(())
     }
 
+    /// Sends all frames, as fast as it goes.
+    pub fn send_all(&self, frames: &[Vec<u8>]) -> Result<()> {
+        const AT_ONCE: usize = 64;
+        for frames in frames.chunks(AT_ONCE) {
+            let mut slices: Vec<_> = frames
+                .iter()
+                .map(|frame| libc::iovec {
+                    iov_base: frame.as_ptr().cast_mut().cast(),
+                    iov_len: frame.len(),
+                })
+                .collect();
+            let mut messages: Vec<libc::mmsghdr> = Vec::with_capacity(slices.len());
+            for slice in &mut slices {
+                // SAFETY: integers and pointers, of which zero is a value.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_iov = slice;
+                message.msg_hdr.msg_iovlen = 1;
+                messages.push(message);
+            }
+            let mut sent = 0;
+            while sent < messages.len() {
+                let left = &mut messages[sent..];
+                // SAFETY: `left` is that many messages, each of one slice of a living frame, which
+                // the kernel only reads.
+                let result = unsafe {
+                    libc::sendmmsg(
+                        self.socket.as_raw_fd(),
+                        left.as_mut_ptr(),
+                        left.len() as u32,
+                        0,
+                    )
+                };
+                match Errno::result(result) {
+                    Ok(more) => sent += more as usize,
+                    Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                    Err(error) => return Err(error).context("cannot send frames"),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Frames that did not fit into the buffer since the last call.
     pub fn lost(&self) -> Result<u32> {
         let mut stats = libc::tpacket_stats {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use xtask::bpf;
 use xtask::bpf::linker::{self, LINKER, LLVM};
-use xtask::bpf::toolchain::{self, PINNED};
+use xtask::bpf::toolchain::{self, Origin, PINNED};
 use xtask::command::Runner;
 
 use crate::privilege;
@@ -32,17 +32,26 @@ struct Missing {
     compiler: Option<String>,
     /// Why no linker that is here links for BPF.
     linker: Option<String>,
+    /// The distribution's compiler is to be taken, and has no clippy beside it.
+    clippy: bool,
 }
 
 impl Missing {
     fn find() -> Result<Self> {
-        let compiler = toolchain::choose(&toolchain::candidates()?).err();
+        let candidates = toolchain::candidates()?;
+        let compiler = toolchain::choose(&candidates);
+        let clippy = compiler.as_ref().is_ok_and(|compiler| {
+            matches!(compiler.origin, Origin::Distribution)
+                && !compiler.rustc.with_file_name("cargo-clippy").exists()
+        });
+        let compiler = compiler.err();
         let linker = linker::find(&bpf::tools_directory()).err();
         let because = |error: anyhow::Error| format!("{error:#}");
         Ok(Self {
             packages: packages::missing(),
             compiler: compiler.map(because),
             linker: linker.map(because),
+            clippy,
         })
     }
 
@@ -57,6 +66,12 @@ impl Missing {
             lines.push(format!(
                 "Rust {PINNED} with the source of core, from rustup or else the distribution: \
                  core must be built for BPF; the default toolchain stays as it is"
+            ));
+        }
+        if self.clippy {
+            lines.push(format!(
+                "{}: judges the program's source",
+                packages::COMPILER_CLIPPY
             ));
         }
         if self.linker.is_some() {
@@ -108,6 +123,9 @@ fn install(missing: &Missing, runner: Runner) -> Result<()> {
     let mut names: Vec<&str> = missing.packages.iter().map(|need| need.package).collect();
     if missing.compiler.is_some() && !compiler_from_rustup(runner)? {
         names.extend(packages::COMPILER);
+        names.push(packages::COMPILER_CLIPPY);
+    } else if missing.clippy {
+        names.push(packages::COMPILER_CLIPPY);
     }
     if !names.is_empty() {
         install_packages(&names, runner)?;
@@ -202,6 +220,7 @@ mod tests {
                 .collect(),
             compiler: Some("no compiler".to_owned()),
             linker: Some("no linker".to_owned()),
+            clippy: false,
         };
         let list = missing.list();
         assert_eq!(list[0], "m4: generates parts of libxdp");

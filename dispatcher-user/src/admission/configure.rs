@@ -109,6 +109,22 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         service: ServiceId,
         settings: BackendSettings,
     ) -> Result<BackendId, AddError> {
+        self.add_backend_as(now, service, settings, None)
+    }
+
+    /// As [`Self::add_backend`], under the number by which flows of an earlier daemon know it; under
+    /// any other if that is taken or out of bounds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add_backend`].
+    pub fn add_backend_as(
+        &mut self,
+        now: Time,
+        service: ServiceId,
+        settings: BackendSettings,
+        id: Option<BackendId>,
+    ) -> Result<BackendId, AddError> {
         let Some(owner) = self
             .services
             .get_mut(service.0)
@@ -119,9 +135,12 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let free = owner.members.iter().position(Option::is_none);
         let position = free.unwrap_or(owner.members.len());
         let backend = Backend::new(service, position as u32, settings);
-        let id = self
-            .backends
-            .insert(backend)
+        let wanted = match id {
+            Some(id) => self.backends.insert_at(id.0, backend).map(|()| id.0),
+            None => Err(backend),
+        };
+        let id = wanted
+            .or_else(|backend| self.backends.insert(backend))
             .map_err(|_| AddError::BackendsFull)?;
         let id = BackendId(id);
         if free.is_none() {

@@ -106,18 +106,48 @@ impl FlowTable {
         })
     }
 
-    /// Every forward entry, in no order, read in batches; flows that come or go meanwhile may be
-    /// missed or seen twice.
+    /// Every entry, in no order, read in batches; flows that come or go meanwhile may be missed or
+    /// seen twice.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to read the map.
+    pub fn for_each(&self, each: impl FnMut(&FlowKey, &FlowEntry)) -> io::Result<()> {
+        syscall::for_each_element(self.fd.as_raw_fd(), each)
+    }
+
+    /// As [`Self::for_each`], forward entries alone.
     ///
     /// # Errors
     ///
     /// When the kernel refuses to read the map.
     pub fn for_each_forward(&self, mut each: impl FnMut(&FlowKey, &FlowEntry)) -> io::Result<()> {
-        syscall::for_each_element::<FlowKey, FlowEntry>(self.fd.as_raw_fd(), |key, entry| {
+        self.for_each(|key, entry| {
             if entry.translation.direction() == Direction::Forward {
                 each(key, entry);
             }
         })
+    }
+
+    /// Removes entries whose other half is missing: a daemon was killed between the two. Returns
+    /// how many there were. For a table that nobody else writes to.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to read the map.
+    pub fn remove_halves(&mut self) -> io::Result<u64> {
+        let mut halves = Vec::new();
+        self.for_each(|key, entry| {
+            let peer_key = key.of_peer(&entry.translation);
+            let peer = self.map.get(&peer_key, 0);
+            if !peer.is_ok_and(|peer| peer_key.of_peer(&peer.translation) == *key) {
+                halves.push(*key);
+            }
+        })?;
+        for key in &halves {
+            let _ = self.map.remove(key);
+        }
+        Ok(halves.len() as u64)
     }
 }
 

@@ -165,9 +165,12 @@ impl Datapath {
         };
         let link = FdLink::from(PinnedLink::from_pin(&path).map_err(|error| failed(&error))?);
         let link = XdpLink::try_from(link).map_err(|error| failed(&error))?;
-        program(&mut self.ebpf)?
+        let program = program(&mut self.ebpf)?;
+        let id = program
             .attach_to_link(link)
             .map_err(|error| failed(&error))?;
+        // The pin alone holds it, as it holds a new one: else `unload` would not detach.
+        drop(program.take_link(id).map_err(|error| failed(&error))?);
         Ok(true)
     }
 
@@ -206,7 +209,7 @@ fn cannot_native(error: &ProgramError) -> bool {
 fn explain(error: &ProgramError) -> String {
     match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
-            "it has another XDP program; `bpftool net` shows which, and `dispatcher unload` removes \
+            "it has another XDP program; `bpftool net` shows which; `dispatcher unload` removes \
              one of ours"
                 .to_owned()
         }

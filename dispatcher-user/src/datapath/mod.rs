@@ -50,6 +50,19 @@ pub enum DatapathError {
         /// What differs.
         what: String,
     },
+    /// The pinned flow table is of another size than configured.
+    #[error(
+        "{path} was made for a flow_capacity of {has}, and the configuration says {wants}: say \
+         {has}, or let its flows end and run `dispatcher unload`"
+    )]
+    FlowCapacity {
+        /// The pinned map.
+        path: PathBuf,
+        /// Connections that it holds.
+        has: u32,
+        /// Connections that it should hold.
+        wants: u32,
+    },
     /// The kernel refused the program or a map.
     #[error("the kernel refused {what}: {reason}")]
     Refused {
@@ -70,11 +83,22 @@ pub enum DatapathError {
 
 impl DatapathError {
     fn refused(what: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut reason = one_line(error);
+        if is_not_permitted(error) {
+            reason.push_str("; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW");
+        }
         Self::Refused {
             what: what.into(),
-            reason: one_line(error),
+            reason,
         }
     }
+}
+
+fn is_not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// An error and its causes on one line, without the verifier's log.
@@ -130,8 +154,17 @@ impl Datapath {
     /// kernel refuses the program.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         pins::prepare(&config.pin_path)?;
-        let entries = config.flow_capacity.saturating_mul(2);
-        let adopted = pins::adoptable(&config.pin_path, entries)?;
+        let adopted = pins::adoptable(&config.pin_path, config.flow_capacity)?;
+        Self::load(config, adopted).inspect_err(|_| {
+            // Maps are pinned while they are made; without the program they are of no use.
+            if !adopted {
+                let _ = unload(&config.pin_path);
+            }
+        })
+    }
+
+    fn load(config: &DatapathConfig, adopted: bool) -> Result<Self, DatapathError> {
+        let entries = maps::flow_entries(config.flow_capacity);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(maps::FLOWS.name, entries);
         for spec in maps::ALL {

@@ -134,7 +134,7 @@ pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
 
 /// Whether an earlier run's maps are pinned with a program still attached. Maps that nothing is
 /// attached to are left-overs of a start that failed, and removed.
-pub(super) fn adoptable(pin_path: &Path, flow_entries: u32) -> Result<bool, DatapathError> {
+pub(super) fn adoptable(pin_path: &Path, flow_capacity: u32) -> Result<bool, DatapathError> {
     let there = |spec: &MapSpec| pin_path.join(spec.name).exists();
     if !maps::ALL.iter().any(there) {
         return Ok(false);
@@ -150,22 +150,38 @@ pub(super) fn adoptable(pin_path: &Path, flow_entries: u32) -> Result<bool, Data
         }
         return Ok(false);
     }
-    for spec in maps::ALL {
-        let max_entries = if spec.name == maps::FLOWS.name {
-            flow_entries
-        } else {
-            spec.max_entries
-        };
-        same_shape(
-            &pin_path.join(spec.name),
-            &MapSpec {
-                max_entries,
-                ..spec
-            },
-        )?;
-    }
+    // Before the shapes, which follow from it.
     same_layout(&pin_path.join(maps::CONTROL.name))?;
+    for spec in maps::ALL {
+        let path = pin_path.join(spec.name);
+        if spec.name == maps::FLOWS.name {
+            same_capacity(&path, flow_capacity)?;
+            let max_entries = maps::flow_entries(flow_capacity);
+            same_shape(
+                &path,
+                &MapSpec {
+                    max_entries,
+                    ..spec
+                },
+            )?;
+        } else {
+            same_shape(&path, &spec)?;
+        }
+    }
     Ok(true)
+}
+
+/// In the words of the configuration.
+fn same_capacity(path: &Path, flow_capacity: u32) -> Result<(), DatapathError> {
+    let has = MapInfo::from_pin(path).map_or(0, |info| info.max_entries());
+    if has == 0 || has == maps::flow_entries(flow_capacity) {
+        return Ok(());
+    }
+    Err(DatapathError::FlowCapacity {
+        path: path.to_owned(),
+        has: has / 2,
+        wants: flow_capacity,
+    })
 }
 
 fn same_shape(path: &Path, spec: &MapSpec) -> Result<(), DatapathError> {

@@ -84,6 +84,8 @@ pub(super) fn for_each_element<K: Pod, V: Pod>(
     fd: RawFd,
     mut each: impl FnMut(&K, &V),
 ) -> io::Result<()> {
+    // The kernel writes a value every so many bytes as its size rounded up to 8.
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
     let mut room = BATCH;
     // The position is a bucket number; the kernel asks for as much room as a key has.
     let mut position = MaybeUninit::<K>::zeroed();
@@ -114,7 +116,8 @@ pub(super) fn for_each_element<K: Pod, V: Pod>(
                 _ => return Err(error),
             },
         };
-        // SAFETY: the kernel wrote `count` keys and as many values, and any bytes are a `Pod`.
+        // SAFETY: the kernel wrote `count` keys and as many values, at most `room` of each, at
+        // the distances that `K` and `V` have (asserted above), and any bytes are a `Pod`.
         unsafe {
             keys.set_len(attr.count as usize);
             values.set_len(attr.count as usize);

@@ -1,7 +1,7 @@
 //! The small tables that user space fills: services, links, sockets, control.
 
 use std::collections::HashSet;
-use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
@@ -26,11 +26,9 @@ impl Datapath {
         let markers = services
             .iter()
             .map(|(key, _)| (ServiceKey::any_port(key.addr), marker));
-        let mut kept = HashSet::new();
-        for (key, service) in services.iter().copied().chain(markers) {
-            self.services.insert(key, service, 0).map_err(refused)?;
-            kept.insert(key);
-        }
+        let wanted: Vec<_> = services.iter().copied().chain(markers).collect();
+        let kept: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
+        // First those that go: there may be no room for old and new together.
         let gone: Vec<_> = self
             .services
             .keys()
@@ -39,6 +37,9 @@ impl Datapath {
             .collect();
         for key in gone {
             self.services.remove(&key).map_err(refused)?;
+        }
+        for (key, service) in wanted {
+            self.services.insert(key, service, 0).map_err(refused)?;
         }
         Ok(())
     }
@@ -50,17 +51,18 @@ impl Datapath {
     /// When the kernel refuses an element.
     pub fn set_links(&mut self, links: &[(u32, Link)]) -> Result<(), DatapathError> {
         let refused = |error| DatapathError::refused("an interface", &error);
-        for (ifindex, link) in links {
-            self.links.insert(ifindex, link, 0).map_err(refused)?;
-        }
+        let kept: HashSet<_> = links.iter().map(|(ifindex, _)| *ifindex).collect();
         let gone: Vec<_> = self
             .links
             .keys()
             .flatten()
-            .filter(|known| links.iter().all(|(ifindex, _)| ifindex != known))
+            .filter(|known| !kept.contains(known))
             .collect();
         for ifindex in gone {
             self.links.remove(&ifindex).map_err(refused)?;
+        }
+        for (ifindex, link) in links {
+            self.links.insert(ifindex, link, 0).map_err(refused)?;
         }
         Ok(())
     }
@@ -70,9 +72,9 @@ impl Datapath {
     /// # Errors
     ///
     /// When the kernel refuses the socket.
-    pub fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), DatapathError> {
+    pub fn set_socket(&mut self, index: u32, socket: BorrowedFd<'_>) -> Result<(), DatapathError> {
         self.xsks
-            .set(index, socket.as_raw_fd(), 0)
+            .set(index, socket, 0)
             .map_err(|error| DatapathError::refused("an AF_XDP socket", &error))
     }
 

@@ -119,7 +119,7 @@ impl Engine {
         let last_seen = pair.forward.last_seen.max(pair.reply.last_seen);
         self.admission
             .handle_phase(now, flow, Phase(pair.forward.phase));
-        // A tick that has begun is seen as over: a flow is never thought idle for longer than it is.
+        // A tick that has begun counts as over: a flow is not thought idle for longer than it is.
         self.admission
             .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
     }

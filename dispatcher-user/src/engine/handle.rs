@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use dispatcher_common::control::TICK_MS;
@@ -23,6 +24,11 @@ use crate::status::{FlowRow, FlowState, QueueRow, Status};
 
 /// Messages that may wait for the thread; it takes all of them each turn.
 const MESSAGES_MAX: usize = 256;
+
+/// When a message that found no room is sent again.
+const RETRY: Duration = Duration::from_millis(10);
+
+const STOPPING: &str = "the daemon is stopping";
 
 /// What the thread can be asked.
 pub(super) enum Message {
@@ -91,12 +97,20 @@ pub(super) fn channel(names: Names, pin_path: PathBuf) -> Result<(Handle, Inbox)
 }
 
 impl Handle {
-    pub(super) fn send(&self, message: Message) -> Result<()> {
-        match self.messages.try_send(message) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => bail!("the daemon is busy with {MESSAGES_MAX} questions"),
-            Err(TrySendError::Disconnected(_)) => bail!("the daemon is stopping"),
+    /// Sends what must not be lost: while there is no room, it waits.
+    pub(super) async fn tell(&self, mut message: Message) -> Result<()> {
+        loop {
+            match self.send(message) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(back)) => message = back,
+                Err(TrySendError::Disconnected(_)) => bail!(STOPPING),
+            }
+            tokio::time::sleep(RETRY).await;
         }
+    }
+
+    fn send(&self, message: Message) -> Result<(), TrySendError<Message>> {
+        self.messages.try_send(message)?;
         // It can only fail when the count is at its end, and then the thread is awake.
         let _ = self.waker.write(1);
         Ok(())
@@ -104,10 +118,14 @@ impl Handle {
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        self.send(message(answer))?;
-        answered
-            .await
-            .map_err(|_| anyhow!("the daemon is stopping"))
+        match self.send(message(answer)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                bail!("{MESSAGES_MAX} questions wait already; ask again later")
+            }
+            Err(TrySendError::Disconnected(_)) => bail!(STOPPING),
+        }
+        answered.await.map_err(|_| anyhow!(STOPPING))
     }
 }
 

@@ -14,7 +14,7 @@ pub mod syn;
 mod waits;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -104,6 +104,15 @@ struct BackendWay {
     connections: u64,
 }
 
+impl BackendWay {
+    /// Fills a number that no back-end has.
+    const UNUSED: Self = Self {
+        address: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        next_hop: NextHop::UNKNOWN,
+        connections: 0,
+    };
+}
+
 impl Engine {
     /// Works until it is told to stop.
     fn run(mut self) -> Self {
@@ -136,13 +145,15 @@ impl Engine {
             .admission
             .poll_timeout()
             .is_some_and(|deadline| deadline <= now);
-        // 5. Flows whose events were lost.
-        busy |= self.reconcile(now);
-        // 6. What all this led to.
+        // 5. What all this led to.
         self.carry_out(now);
+        // 6. Flows whose events were lost: after 5, because the map must hold what was admitted.
+        if self.reconcile(now) {
+            self.carry_out(now);
+        }
         self.sockets.flush();
         self.tick(now);
-        busy
+        busy || !self.to_reconcile.is_empty()
     }
 
     fn handle_events(&mut self, now: Time) -> bool {
@@ -182,19 +193,26 @@ impl Engine {
         })
     }
 
-    /// After events were lost, compares every flow with the map, some each turn.
+    /// After events were lost, has every flow compared with the map.
+    fn look_for_lost_events(&mut self) {
+        let lost = self.datapath.handled(Handled::EventLost);
+        // Those that are lost while flows are being compared need another round after it.
+        if lost == self.events_lost || !self.to_reconcile.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            events = lost - self.events_lost,
+            "the event ring was full: reconciling"
+        );
+        self.events_lost = lost;
+        self.to_reconcile = self.admission.flows().map(|flow| flow.id).collect();
+    }
+
+    /// Compares flows with the map, some each turn. Returns whether there were any. The map must
+    /// hold every flow that was admitted, and none that was replaced.
     fn reconcile(&mut self, now: Time) -> bool {
         if self.to_reconcile.is_empty() {
-            let lost = self.datapath.handled(Handled::EventLost);
-            if lost == self.events_lost {
-                return false;
-            }
-            tracing::warn!(
-                events = lost - self.events_lost,
-                "the event ring was full: reconciling"
-            );
-            self.events_lost = lost;
-            self.to_reconcile = self.admission.flows().map(|flow| flow.id).collect();
+            return false;
         }
         let rest = self.to_reconcile.len().saturating_sub(RECONCILED_A_TURN);
         for id in self.to_reconcile.split_off(rest) {
@@ -209,7 +227,7 @@ impl Engine {
                 None => self.admission.handle_missing(now, id),
             }
         }
-        !self.to_reconcile.is_empty()
+        true
     }
 
     fn handle_message(&mut self, now: Time, message: Message) {
@@ -229,6 +247,12 @@ impl Engine {
     /// Takes up a new view of the network: ways first, then the generation that makes the program
     /// ask anew.
     fn set_network(&mut self, view: Arc<NetworkView>) {
+        for name in self.sockets.vanished(&self.network, &view) {
+            tracing::error!(
+                interface = name,
+                "the interface is gone: its requests are not served before a restart of the daemon"
+            );
+        }
         self.network = view;
         for backend in &mut self.backends {
             backend.next_hop = way_to(&self.network, backend.address.ip());
@@ -246,6 +270,7 @@ impl Engine {
         if ticks != self.control.ticks {
             self.control.ticks = ticks;
             self.tell_program();
+            self.look_for_lost_events();
             self.measure(now);
         }
     }

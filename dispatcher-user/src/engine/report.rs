@@ -84,8 +84,13 @@ impl Engine {
 
     /// The whole picture.
     pub(super) fn status(&mut self, now: Time) -> Status {
+        let receive_drops = self.sockets.receive_drops();
         let dropped = DropReason::ALL.iter().map(|&reason| {
-            let count = self.datapath.dropped(reason) + self.dropped[reason as usize];
+            let of_sockets = match reason {
+                DropReason::ReceiveFull => receive_drops,
+                _ => self.dropped[reason as usize],
+            };
+            let count = self.datapath.dropped(reason) + of_sockets;
             (reason.label().to_owned(), count)
         });
         Status {

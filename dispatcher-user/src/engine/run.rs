@@ -9,8 +9,9 @@ use dispatcher_common::service::{Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use super::adopt::Legacy;
 use super::handle::{self, Message, Names};
 use super::host_stack::HostStack;
 use super::report::Meters;
@@ -46,9 +47,14 @@ pub async fn run(config: Config) -> Result<()> {
     let telemetry = Telemetry::new().context("metrics")?;
     let (engine, handle, network, views) = start(&config, &telemetry).await?;
     let attached = engine.attached.label();
+    let (running, ended) = oneshot::channel::<()>();
     let thread = thread::Builder::new()
         .name("admission".into())
-        .spawn(move || engine.run())
+        .spawn(move || {
+            // Dropped with the thread, however that ends.
+            let _running = running;
+            engine.run()
+        })
         .context("cannot start the admission thread")?;
     tokio::spawn(follow(views, handle.clone()));
     let served = tokio::spawn(admin.serve(handle.clone()));
@@ -69,9 +75,12 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // A daemon that admits nobody must not look alive.
+        _ = ended => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    handle.send(Message::Stop)?;
+    // A thread that has ended has nobody to stop.
+    let _ = handle.tell(Message::Stop).await;
     let engine = tokio::task::spawn_blocking(move || thread.join())
         .await?
         .map_err(|_| anyhow!("the admission thread panicked"))?;
@@ -100,7 +109,7 @@ fn leave(config: &Config, engine: Engine) -> Result<()> {
 async fn follow(mut views: watch::Receiver<Arc<NetworkView>>, handle: Handle) {
     while views.changed().await.is_ok() {
         let view = Arc::clone(&views.borrow_and_update());
-        if handle.send(Message::Network(view)).is_err() {
+        if handle.tell(Message::Network(view)).await.is_err() {
             return;
         }
     }
@@ -172,9 +181,13 @@ async fn assemble(
         sockets,
         datapath,
     };
-    engine.configure(config, telemetry)?;
+    let mut legacy = Legacy::default();
     if engine.datapath.is_adopted() {
-        let adopted = engine.adopt(now).context("cannot read the flow table")?;
+        legacy = Legacy::read(engine.datapath.flows()).context("cannot read the flow table")?;
+    }
+    engine.configure(config, telemetry, &mut legacy)?;
+    if engine.datapath.is_adopted() {
+        let adopted = engine.adopt(now, legacy);
         tracing::info!(
             adopted.flows,
             adopted.removed,
@@ -201,7 +214,12 @@ fn all_resolved(view: &NetworkView, config: &Config) -> bool {
 
 impl Engine {
     /// Makes services and back-ends of the configuration.
-    fn configure(&mut self, config: &Config, telemetry: &Telemetry) -> Result<()> {
+    fn configure(
+        &mut self,
+        config: &Config,
+        telemetry: &Telemetry,
+        legacy: &mut Legacy,
+    ) -> Result<()> {
         let now = self.started;
         let mut keys = Vec::new();
         for service in &config.services {
@@ -209,14 +227,18 @@ impl Engine {
             let mut backends = Vec::new();
             for backend in &service.backends {
                 let settings = backend_settings(backend);
-                let id = self.admission.add_backend(now, id, settings)?;
-                // Numbers are given out in succession.
-                debug_assert_eq!(id.0 as usize, self.backends.len());
-                self.backends.push(BackendWay {
+                let number = legacy.number(service.address, backend.address);
+                let id = self
+                    .admission
+                    .add_backend_as(now, id, settings, Some(number))?;
+                let at = id.0 as usize;
+                let len = self.backends.len().max(at + 1);
+                self.backends.resize(len, BackendWay::UNUSED);
+                self.backends[at] = BackendWay {
                     address: backend.address,
                     next_hop: way_to(&self.network, backend.address.ip()),
                     connections: 0,
-                });
+                };
                 backends.push(BackendInfo {
                     id,
                     name: backend.name.as_str().into(),

@@ -24,6 +24,32 @@ struct Interface {
     sockets: Vec<XskSocket>,
 }
 
+impl Interface {
+    /// Queues a packet on the first of the transmit queues that has room, if one has.
+    fn queue(&mut self, way: &NextHop, packet: &Packet) -> bool {
+        let len = packet.frame_len(way);
+        self.sockets
+            .iter_mut()
+            .filter(|socket| socket.can_transmit())
+            .any(|socket| {
+                let sent = socket.send(len, |frame| packet.write_frame(way, frame));
+                sent.is_ok()
+            })
+    }
+
+    /// Whether the kernel had all sockets transmit, as it does not once the interface is gone.
+    fn flush(&mut self) -> bool {
+        let mut flushed = true;
+        for socket in &mut self.sockets {
+            if let Err(error) = socket.flush() {
+                tracing::debug!(interface = self.name, %error, "cannot transmit");
+                flushed = false;
+            }
+        }
+        flushed
+    }
+}
+
 /// All of them.
 pub struct Sockets {
     interfaces: Vec<Interface>,
@@ -90,6 +116,18 @@ impl Sockets {
             .collect()
     }
 
+    /// Interfaces of `before` that are not there any more; one of the same name is another one.
+    pub fn vanished<'a>(
+        &'a self,
+        before: &'a NetworkView,
+        now: &'a NetworkView,
+    ) -> impl Iterator<Item = &'a str> {
+        let gone = |one: &&Interface| {
+            before.links.contains_key(&one.ifindex) && !now.links.contains_key(&one.ifindex)
+        };
+        self.interfaces.iter().filter(gone).map(|one| &*one.name)
+    }
+
     /// Lets the program give connection requests to the sockets.
     ///
     /// # Errors
@@ -123,32 +161,23 @@ impl Sockets {
     ///
     /// The reason for which it is dropped.
     pub fn send(&mut self, way: &NextHop, packet: &Packet) -> Result<(), DropReason> {
-        let sockets = self
+        let interface = self
             .interfaces
             .iter_mut()
-            .filter(|interface| interface.ifindex == way.ifindex)
-            .flat_map(|interface| &mut interface.sockets)
-            .filter(|socket| socket.can_transmit());
-        let mut reason = DropReason::Unreachable;
-        for socket in sockets {
-            let len = packet.frame_len(way);
-            match socket.send(len, |frame| packet.write_frame(way, frame)) {
-                Ok(()) => return Ok(()),
-                // The next queue of the interface may have room.
-                Err(_) => reason = DropReason::TransmitFull,
-            }
+            .find(|interface| interface.ifindex == way.ifindex)
+            .ok_or(DropReason::Unreachable)?;
+        // A crowd that is released or refused at once is more than the rings hold.
+        if interface.queue(way, packet) || (interface.flush() && interface.queue(way, packet)) {
+            Ok(())
+        } else {
+            Err(DropReason::TransmitFull)
         }
-        Err(reason)
     }
 
     /// Makes the kernel take what is queued; what it does not take now goes with the next call.
     pub fn flush(&mut self) {
         for interface in &mut self.interfaces {
-            for socket in &mut interface.sockets {
-                if let Err(error) = socket.flush() {
-                    tracing::debug!(interface = interface.name, %error, "cannot transmit");
-                }
-            }
+            interface.flush();
         }
     }
 
@@ -158,6 +187,16 @@ impl Sockets {
             .iter()
             .flat_map(|interface| &interface.sockets)
             .map(XskSocket::fd)
+    }
+
+    /// Frames that were given to the sockets and did not fit.
+    #[must_use]
+    pub fn receive_drops(&self) -> u64 {
+        let sockets = self.interfaces.iter().flat_map(|one| &one.sockets);
+        sockets
+            .filter_map(|socket| socket.statistics().ok())
+            .map(|statistics| statistics.dropped())
+            .sum()
     }
 
     /// Where the frames are.

@@ -71,8 +71,10 @@ pub const NEEDS: &[Need] = &[
     command("sysctl", "procps", "sets forwarding in their namespaces"),
 ];
 
-/// The compiler that matches its own source of core, and clippy for the program.
-pub const COMPILER: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
+/// The compiler that matches its own source of core.
+pub const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// Its clippy, with which `lint` judges the program.
+pub const COMPILER_CLIPPY: &str = "rust-web-clippy";
 
 /// Those whose sign is not on this machine.
 pub fn missing() -> Vec<&'static Need> {
