@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use dispatcher_tests::config::{Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{self, Daemon, Files, ensure_detached, has_program};
+use dispatcher_tests::port_program::{PinnedProgram, PortProgram, mount_bpf_fs};
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
 use dispatcher_tests::topology::{Family, Lab, Topology};
-use dispatcher_tests::xdp_pass::{PinnedPass, mount_bpf_fs};
 use dispatcher_tests::{PATIENCE, client, eventually};
 
 fn lab() -> Lab {
@@ -242,12 +242,9 @@ fn an_interface_that_was_made_anew_is_attached_anew() {
 fn a_second_interface_that_is_taken_leaves_the_first_as_it_was() {
     let lab = lab();
     mount_bpf_fs().unwrap();
-    let pass = PinnedPass::load(&format!("{}-other", lab.prefix())).unwrap();
-    let path = pass.path().to_string_lossy().into_owned();
-    let attach = [
-        "ip", "link", "set", "dev", "back", "xdpdrv", "pinned", &path,
-    ];
-    lab.dispatcher().run(&attach).unwrap();
+    let name = format!("{}-other", lab.prefix());
+    let pass = PinnedProgram::load(PortProgram::Pass, &name).unwrap();
+    pass.attach(lab.dispatcher(), "back").unwrap();
     let output = Daemon::refused(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     assert_refused(&output, &["back", "bpftool net"]);
     let show = ["ip", "-details", "link", "show", "front"];
