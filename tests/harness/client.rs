@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 
 use crate::netns::Namespace;
+use crate::{PATIENCE, POLL};
 
 /// How long a client waits for anything: longer than any queue in the tests.
 pub const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +29,25 @@ pub fn connect_within(to: SocketAddr, patience: Duration) -> io::Result<TcpStrea
 }
 
 /// Connects from a port of its own choice, also when that was used a moment ago.
+///
+/// The client's own kernel may still have the connection before, and refuse: until its last
+/// acknowledgement has come, or while a process that another thread is starting holds a copy of the
+/// descriptor. That is waited for; no packet is sent before.
 pub fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match try_connect_from(port, to) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end =>
+            {
+                std::thread::sleep(POLL);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
     let (family, any) = match to {
         SocketAddr::V4(_) => (AddressFamily::Inet, SocketAddr::from(([0; 4], port))),
         SocketAddr::V6(_) => (AddressFamily::Inet6, SocketAddr::from(([0; 16], port))),

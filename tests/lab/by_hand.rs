@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -89,12 +89,13 @@ fn explain(nodes: &Lab, config: &Path, socket: &Path) {
 
 /// What was typed to come here: the variable is for those who start this program for others.
 fn own_command() -> String {
-    let own = || std::env::current_exe().map_or_else(|_| "dispatcher-lab".into(), shown);
-    std::env::var("DISPATCHER_LAB_COMMAND").unwrap_or_else(|_| own())
-}
-
-fn shown(path: PathBuf) -> String {
-    path.display().to_string()
+    std::env::var("DISPATCHER_LAB_COMMAND").unwrap_or_else(|_| {
+        let own = std::env::current_exe();
+        own.map_or_else(
+            |_| "dispatcher-lab".to_owned(),
+            |own| own.display().to_string(),
+        )
+    })
 }
 
 fn exists() -> Result<bool> {

@@ -88,8 +88,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// `clients` of them in `node`, joining evenly over `ramp`. Each stays with one of `targets`, as
-    /// it would with an address from a round-robin DNS.
+    /// `clients` of them in `node`, joining evenly over `ramp`. Each stays with one of `targets`,
+    /// as it would with an address from a round-robin DNS.
     pub fn start(node: &Node, clients: usize, ramp: Duration, targets: Vec<SocketAddr>) -> Self {
         let tally = Arc::new(Tally::default());
         let stop = Arc::new(AtomicBool::new(false));

@@ -112,8 +112,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.add_backend_as(now, service, settings, None)
     }
 
-    /// As [`Self::add_backend`], under the number by which flows of an earlier daemon know it; under
-    /// any other if that is taken or out of bounds.
+    /// As [`Self::add_backend`], under the number by which flows of an earlier daemon know it;
+    /// under any other if that is taken or out of bounds.
     ///
     /// # Errors
     ///

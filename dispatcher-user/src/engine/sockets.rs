@@ -136,7 +136,7 @@ impl Sockets {
     pub fn register(&self, datapath: &mut Datapath) -> Result<(), DatapathError> {
         for interface in &self.interfaces {
             for (queue, socket) in interface.sockets.iter().enumerate() {
-                datapath.set_socket(interface.base + queue as u32, &socket.fd())?;
+                datapath.set_socket(interface.base + queue as u32, socket.fd())?;
             }
         }
         Ok(())
