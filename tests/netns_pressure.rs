@@ -121,7 +121,8 @@ fn flood(overflow: &'static str, capacity: u32, queues: u8) {
     let grown = daemon.memory_peak().unwrap().saturating_sub(memory);
     eprintln!(
         "flood, {overflow}, queue {capacity}, {queues} receive queues: {REQUESTS} in {sent:?}, \
-         received {received} ({:.0}/s, {used:?} of processor), waiting {}, too many for the socket {}, not sent {}, status after \
+         received {received} ({:.0}/s, {used:?} of processor), \
+         waiting {}, too many for the socket {}, not sent {}, status after \
          {answered:?}, {} KiB of memory, \
          {} more",
         received as f64 / sent.as_secs_f64(),
