@@ -78,7 +78,11 @@ impl Engine {
             Err(error) => {
                 let failure = match error {
                     InstallError::Collision => InstallFailure::Collision,
-                    InstallError::Full | InstallError::Refused(_) => InstallFailure::TableFull,
+                    InstallError::Full => InstallFailure::TableFull,
+                    InstallError::Refused(errno) => {
+                        self.install_refused = Some(errno);
+                        InstallFailure::TableFull
+                    }
                 };
                 self.admission
                     .handle_install_failed(now, flow, failure, syn);

@@ -82,6 +82,9 @@ struct Engine {
     backends: Vec<BackendWay>,
     network: Arc<NetworkView>,
     control: Control,
+    /// Error number of the last flow that the kernel refused for another reason than the two
+    /// that are expected; told once a tick.
+    install_refused: Option<i32>,
     /// Frames that user space dropped, by reason.
     dropped: [u64; DropReason::ALL.len()],
     /// The program's count of lost events when they were last made up for.
@@ -271,6 +274,10 @@ impl Engine {
             self.control.ticks = ticks;
             self.tell_program();
             self.look_for_lost_events();
+            if let Some(errno) = self.install_refused.take() {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::error!(%error, "the kernel refuses flows: their requests are refused");
+            }
             self.measure(now);
         }
     }

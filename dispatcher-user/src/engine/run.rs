@@ -170,6 +170,7 @@ async fn assemble(
         by_key: std::collections::HashMap::default(),
         backends: Vec::new(),
         control,
+        install_refused: None,
         dropped: [0; DropReason::ALL.len()],
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
