@@ -77,7 +77,9 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let file = args.config.display();
         let (services, backends) = (config.services.len(), config.backends_len());
         return print(&format!(
-            "{file}: ok: {services} services, {backends} back-ends\n"
+            "{file}: ok: {}, {}\n",
+            counted(services, "service"),
+            counted(backends, "back-end")
         ));
     }
     let (told, code) = match loaded {
@@ -94,6 +96,11 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     print(&format!("{told}\n"))?;
     Ok(code)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// Commands ask one question and need one thread.

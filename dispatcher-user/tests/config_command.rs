@@ -32,7 +32,7 @@ const WRONG: &str = "tests/fixtures/many_problems.toml";
 
 #[test]
 fn check_tells_a_right_configuration() {
-    let told = format!("{RIGHT}: ok: 1 services, 3 back-ends\n");
+    let told = format!("{RIGHT}: ok: 1 service, 3 back-ends\n");
     let done = (Some(0), told, String::new());
     assert_eq!(outcome(&["check", "--config", RIGHT], &[]), done);
     assert_eq!(outcome(&["check"], &[("DISPATCHER_CONFIG", RIGHT)]), done);
