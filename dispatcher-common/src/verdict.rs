@@ -22,12 +22,6 @@ macro_rules! counters {
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)* }
             }
-
-            /// What it means, for people.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => concat!($($doc),*),)* }
-            }
         }
     };
 }

@@ -10,7 +10,7 @@ mod pins;
 mod syscall;
 mod tables;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::{Ebpf, EbpfLoader};
@@ -200,12 +200,6 @@ impl Datapath {
     /// The flow table.
     pub fn flows(&mut self) -> &mut FlowTable {
         &mut self.flows
-    }
-
-    /// Where the maps are pinned.
-    #[must_use]
-    pub fn pin_path(&self) -> &Path {
-        &self.pin_path
     }
 }
 
