@@ -26,10 +26,11 @@ impl Engine {
                     request,
                     waited,
                 } => {
-                    if let Some(waited) = waited {
+                    let installed = self.admit(now, flow, backend, &key, isn, request);
+                    // After a collision the same request comes again, with the same wait.
+                    if let (true, Some(waited)) = (installed, waited) {
                         self.note_wait(now, service, waited);
                     }
-                    self.admit(now, flow, backend, &key, isn, request);
                 }
                 Command::Refuse {
                     key, isn, request, ..
@@ -41,7 +42,8 @@ impl Engine {
         }
     }
 
-    /// Installs the flow, then sends its SYN: a reply to it must find the flow.
+    /// Installs the flow, then sends its SYN: a reply to it must find the flow. Returns whether it
+    /// was installed.
     fn admit(
         &mut self,
         now: Time,
@@ -50,7 +52,7 @@ impl Engine {
         key: &FlowKey,
         isn: u32,
         syn: Syn,
-    ) {
+    ) -> bool {
         let way = self.backends[backend.0 as usize];
         let pair = FlowPair::new(&FlowSpec {
             key: *key,
@@ -74,6 +76,7 @@ impl Engine {
                     self.host_stack.send(&packet, way.address.ip())
                 };
                 self.count_drop(sent);
+                true
             }
             Err(error) => {
                 let failure = match error {
@@ -86,6 +89,7 @@ impl Engine {
                 };
                 self.admission
                     .handle_install_failed(now, flow, failure, syn);
+                false
             }
         }
     }
@@ -133,7 +137,8 @@ impl Engine {
     }
 
     fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {
-        if let Some(info) = self.services.iter_mut().find(|info| info.id == service) {
+        // Services are numbered in the order of the configuration.
+        if let Some(info) = self.services.get_mut(service.0 as usize) {
             info.waits.record(now, waited);
             info.waits_metric.record(waited);
         }

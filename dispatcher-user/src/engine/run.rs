@@ -248,6 +248,8 @@ impl Engine {
                     meters: Meters::starting_at(self.datapath.backend(id.0)),
                 });
             }
+            // A number is given out in succession, and is the place in `services`.
+            debug_assert_eq!(id.0 as usize, self.services.len());
             let key = ServiceKey::new(
                 service.address.ip().into(),
                 dispatcher_common::addr::Port::new(service.address.port()),
