@@ -6,6 +6,7 @@
 
 pub mod xsk;
 pub mod admission;
+pub mod ceiling;
 pub mod datapath;
 pub mod network;
 pub mod engine;
