@@ -85,8 +85,11 @@ pub struct FlowEntry {
     pub installed: u32,
     /// The same when a packet was last seen.
     pub last_seen: u32,
-    /// 0.
-    pub zero: u32,
+    /// In the forward entry a count that is odd while a request of the client stands
+    /// ([`follow_client`](crate::measure::follow_client)). In the reply entry what the clock showed
+    /// when the back-end was asked ([`clock`](crate::measure::clock)), for its SYN-ACK at first; 0
+    /// when it has answered.
+    pub asked: u32,
 }
 
 /// The two entries of a flow, with their keys.
@@ -121,6 +124,8 @@ pub struct FlowSpec {
     pub isn: u32,
     /// The tick at which the flow is installed.
     pub now_ticks: u32,
+    /// What the [`clock`](crate::measure::clock) shows when the SYN is sent to the back-end.
+    pub asked: u32,
     /// Way to the back-end.
     pub to_backend: NextHop,
     /// Way to the client.
@@ -185,13 +190,14 @@ impl FlowPair {
             track: Track::of_syn(spec.isn),
             installed: spec.now_ticks,
             last_seen: spec.now_ticks,
-            zero: 0,
+            asked: 0,
         };
         let reply_key = key.of_peer(&forward.translation);
         let reply = FlowEntry {
             translation: Translation::to_client(&reply_key, key.dst, key.dst_port),
             next_hop: spec.to_client,
             track: Track::default(),
+            asked: spec.asked,
             ..forward
         };
         Self {
@@ -234,6 +240,7 @@ mod tests {
             generation: 1,
             isn: 1000,
             now_ticks: 5,
+            asked: 9,
             to_backend: NextHop::UNKNOWN,
             to_client: NextHop::UNKNOWN,
         });
@@ -246,6 +253,7 @@ mod tests {
                 Port::new(40000)
             )
         );
+        assert_eq!((pair.forward.asked, pair.reply.asked), (0, 9));
         assert_eq!(
             pair.forward_key.of_peer(&pair.forward.translation),
             pair.reply_key

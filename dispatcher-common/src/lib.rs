@@ -17,6 +17,7 @@ pub mod flow;
 pub mod header;
 pub mod link;
 pub mod maps;
+pub mod measure;
 pub mod packet;
 pub mod parse;
 pub mod rewrite;

@@ -13,6 +13,8 @@ pub struct MapSpec {
     pub value_size: usize,
     /// Most elements, unless the configuration says otherwise.
     pub max_entries: u32,
+    /// Flags it is made with: [`NO_PREALLOC`] or none.
+    pub flags: u32,
 }
 
 /// Flows that `FLOWS` holds unless the configuration says otherwise.
@@ -34,8 +36,12 @@ pub const LINKS_MAX: u32 = 1024;
 /// Bytes of the event ring: 43 690 events of 16 bytes with the kernel's 8-byte header.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 
+/// `BPF_F_NO_PREALLOC`: memory is taken when an element is inserted.
+pub const NO_PREALLOC: u32 = 1;
+
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const PERCPU_HASH: u32 = 5;
 const PERCPU_ARRAY: u32 = 6;
 const XSKMAP: u32 = 17;
 const RINGBUF: u32 = 27;
@@ -47,6 +53,7 @@ pub const FLOWS: MapSpec = MapSpec {
     key_size: size_of::<crate::flow::FlowKey>(),
     value_size: size_of::<crate::flow::FlowEntry>(),
     max_entries: flow_entries(FLOW_CAPACITY_DEFAULT),
+    flags: 0,
 };
 /// Address and port → service.
 pub const SERVICES: MapSpec = MapSpec {
@@ -56,6 +63,7 @@ pub const SERVICES: MapSpec = MapSpec {
     value_size: size_of::<crate::service::Service>(),
     // A marker for each address besides the service itself.
     max_entries: 2 * SERVICES_MAX,
+    flags: 0,
 };
 /// Back-end → what passed to and from it, a value for each processor.
 pub const BACKENDS: MapSpec = MapSpec {
@@ -64,6 +72,7 @@ pub const BACKENDS: MapSpec = MapSpec {
     key_size: 4,
     value_size: size_of::<crate::service::BackendCounters>(),
     max_entries: BACKENDS_MAX,
+    flags: 0,
 };
 /// Interface index → physical interface, VLAN, sockets.
 pub const LINKS: MapSpec = MapSpec {
@@ -72,6 +81,7 @@ pub const LINKS: MapSpec = MapSpec {
     key_size: 4,
     value_size: size_of::<crate::link::Link>(),
     max_entries: LINKS_MAX,
+    flags: 0,
 };
 /// Socket index → AF_XDP socket.
 pub const XSKS: MapSpec = MapSpec {
@@ -80,6 +90,7 @@ pub const XSKS: MapSpec = MapSpec {
     key_size: 4,
     value_size: 4,
     max_entries: XSKS_MAX,
+    flags: 0,
 };
 /// What user space tells the program.
 pub const CONTROL: MapSpec = MapSpec {
@@ -88,6 +99,7 @@ pub const CONTROL: MapSpec = MapSpec {
     key_size: 4,
     value_size: size_of::<crate::control::Control>(),
     max_entries: 1,
+    flags: 0,
 };
 /// What the program tells user space.
 pub const EVENTS: MapSpec = MapSpec {
@@ -96,6 +108,7 @@ pub const EVENTS: MapSpec = MapSpec {
     key_size: 0,
     value_size: 0,
     max_entries: EVENTS_BYTES,
+    flags: 0,
 };
 /// Counters of drops and of what was handled, a value for each processor.
 pub const COUNTERS: MapSpec = MapSpec {
@@ -104,11 +117,23 @@ pub const COUNTERS: MapSpec = MapSpec {
     key_size: 4,
     value_size: 8,
     max_entries: crate::verdict::COUNTERS_LEN,
+    flags: 0,
+};
+
+/// Back-end and kind ([`Kind::key`](crate::measure::Kind::key)) → how long it took, a value for
+/// each processor. A value is large, so only back-ends that there are have one.
+pub const TIMES: MapSpec = MapSpec {
+    name: "TIMES",
+    kind: PERCPU_HASH,
+    key_size: 4,
+    value_size: size_of::<crate::measure::Histogram>(),
+    max_entries: 2 * BACKENDS_MAX,
+    flags: NO_PREALLOC,
 };
 
 /// All of them.
-pub const ALL: [MapSpec; 8] = [
-    FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS,
+pub const ALL: [MapSpec; 9] = [
+    FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS, TIMES,
 ];
 
 /// Name of the XDP program.

@@ -6,6 +6,7 @@ use crate::control::Control;
 use crate::event::FlowEvent;
 use crate::flow::{FlowEntry, FlowKey};
 use crate::link::Link;
+use crate::measure::Histogram;
 use crate::service::{BackendCounters, Service, ServiceKey};
 
 macro_rules! pod {
@@ -21,9 +22,10 @@ pod!(
     ServiceKey,
     Service,
     BackendCounters,
+    Histogram,
     Link,
     Control,
     FlowEvent
 );
 
-const _: () = assert!(size_of::<BackendCounters>() == 32 && size_of::<Control>() == 16);
+const _: () = assert!(size_of::<BackendCounters>() == 48 && size_of::<Control>() == 16);

@@ -1,5 +1,7 @@
 //! Services as the program knows them: an address and a port that requests are dispatched for.
 
+use core::ops::AddAssign;
+
 use crate::addr::{Addr, Port};
 
 /// A key of the `SERVICES` map.
@@ -59,6 +61,36 @@ pub struct BackendCounters {
     pub bytes_in: u64,
     /// Bytes to clients, from the IP header on.
     pub bytes_out: u64,
+    /// Requests for which a clock started (see [`measure`](crate::measure)).
+    pub requests: u64,
+    /// Connections that ended while a request on them had no answer.
+    pub unanswered: u64,
+}
+
+impl BackendCounters {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            packets_in: self.packets_in.wrapping_sub(earlier.packets_in),
+            packets_out: self.packets_out.wrapping_sub(earlier.packets_out),
+            bytes_in: self.bytes_in.wrapping_sub(earlier.bytes_in),
+            bytes_out: self.bytes_out.wrapping_sub(earlier.bytes_out),
+            requests: self.requests.wrapping_sub(earlier.requests),
+            unanswered: self.unanswered.wrapping_sub(earlier.unanswered),
+        }
+    }
+}
+
+impl AddAssign for BackendCounters {
+    fn add_assign(&mut self, other: Self) {
+        self.packets_in += other.packets_in;
+        self.packets_out += other.packets_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.requests += other.requests;
+        self.unanswered += other.unanswered;
+    }
 }
 
 const _: () = assert!(size_of::<ServiceKey>() == 24 && size_of::<Service>() == 4);

@@ -6,12 +6,13 @@ use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::link::NextHop;
+use dispatcher_common::measure::Kind;
 use dispatcher_common::parse::Segment;
 use dispatcher_common::tcp::{self, Phase};
 use dispatcher_common::verdict::Handled;
 
 use crate::maps::{BACKENDS, EVENTS, FLOWS};
-use crate::{atomic, counters};
+use crate::{atomic, counters, measure};
 
 /// An entry of the flow table, in place.
 pub struct Flow(NonNull<FlowEntry>);
@@ -33,6 +34,14 @@ impl Flow {
         unsafe { &raw mut (*self.0.as_ptr()).phase }
     }
 
+    /// Starts or stops a clock, or counts a request. Plain stores: what two processors may do here
+    /// at the same time costs a measurement and nothing else.
+    #[inline(always)]
+    pub fn set_asked(&self, asked: u32) {
+        // SAFETY: as in `entry`; no reference to this field is held across the store.
+        unsafe { (*self.0.as_ptr()).asked = asked };
+    }
+
     /// Remembers where the flow's packets leave. Whoever stores at the same time stores the same:
     /// both asked the same routing table.
     #[inline(always)]
@@ -50,23 +59,25 @@ pub fn find(key: &FlowKey) -> Option<Flow> {
 
 const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 
-/// Follows the connection with a packet of it.
+/// Follows the connection with a packet of it, and measures what it starts or ends.
 #[inline(always)]
-pub fn track(flow: &Flow, segment: &Segment) {
+pub fn track(flow: &Flow, segment: &Segment, ticks: u32) {
     let entry = flow.entry();
+    let before = entry.track;
     if Phase(entry.phase).is_steady() && !segment.tcp.flags.any(CHANGES_PHASE) {
-        let mut track = entry.track;
+        let mut track = before;
         track.follow(&segment.tcp);
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
         unsafe { (*flow.0.as_ptr()).track = track };
     } else {
-        change_phase(flow, segment);
+        change_phase(flow, segment, ticks);
     }
+    measure::follow(flow, segment, &before, ticks);
 }
 
 /// Handshake, FIN and RST need both directions.
 #[inline(always)]
-fn change_phase(flow: &Flow, segment: &Segment) {
+fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
     let own = flow.entry();
     let translation = own.translation;
     let Some(peer) = find(&segment.key.of_peer(&translation)) else {
@@ -92,13 +103,20 @@ fn change_phase(flow: &Flow, segment: &Segment) {
     }
     // SAFETY: both words lie in live elements and are only ever written by this function.
     let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
-    let copy = match direction {
+    let after = before.with(bits);
+    let reply = match direction {
         Direction::Forward => &peer,
         Direction::Reply => flow,
     };
     // SAFETY: as above.
-    unsafe { atomic::fetch_or(copy.phase_word(), bits.0) };
-    report(forward.entry(), before, before.with(bits));
+    unsafe { atomic::fetch_or(reply.phase_word(), bits.0) };
+    if after.has(Phase::ANSWERED) && !before.has(Phase::ANSWERED) {
+        measure::stop(reply, Kind::Connect, ticks);
+    }
+    if after.is_ended() && !before.is_ended() && after.is_established() {
+        measure::end(reply);
+    }
+    report(forward.entry(), before, after);
 }
 
 /// One event for each phase that user space acts on; the atomic OR lets one processor see it.

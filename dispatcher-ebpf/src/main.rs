@@ -16,6 +16,7 @@ mod pipeline;
 
 mod ingress;
 mod flow;
+mod measure;
 mod classify;
 mod punt;
 mod egress;

@@ -1,12 +1,13 @@
 //! Every map. `dispatcher_common::maps` has the same table for user space, and a test compares the
 //! two. All are declared with BTF types, so that bpftool prints them field by field.
 
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, XskMap};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf, XskMap};
 use aya_ebpf::macros::btf_map;
 use dispatcher_common::control::Control;
 use dispatcher_common::flow::{FlowEntry, FlowKey};
 use dispatcher_common::link::Link;
 use dispatcher_common::maps as table;
+use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 /// 5-tuple of a packet → what to do with it.
@@ -52,3 +53,14 @@ pub static EVENTS: RingBuf<(), { table::EVENTS_BYTES as usize }> = RingBuf::new(
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { table::COUNTERS.max_entries as usize }> =
     PerCpuArray::new();
+
+/// Back-end and kind → how long it took, for each processor. Elements are inserted and removed by
+/// user space, which reads them; the program writes them in place. Where there is none, nothing is
+/// recorded.
+#[btf_map]
+pub static TIMES: PerCpuHashMap<
+    u32,
+    Histogram,
+    { table::TIMES.max_entries as usize },
+    { table::TIMES.flags as usize },
+> = PerCpuHashMap::new();

@@ -52,7 +52,7 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
     let Some(control) = crate::maps::CONTROL.get(0) else {
         return Verdict::Pass;
     };
-    flow::track(flow, segment);
+    flow::track(flow, segment, control.ticks);
     flow::count(flow, segment, control.ticks);
     if flow.entry().translation.apply(frame, segment).is_none() {
         return Verdict::Drop(DropReason::Malformed);

@@ -7,6 +7,7 @@
 pub mod xsk;
 pub mod admission;
 pub mod ceiling;
+pub mod measure;
 pub mod datapath;
 pub mod network;
 pub mod engine;

@@ -7,7 +7,10 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{
+    Array, HashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
+    XskMap,
+};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -16,6 +19,7 @@ use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::{Link, NextHop};
 use dispatcher_common::maps;
+use dispatcher_common::measure::{self, Histogram, Kind};
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 
@@ -112,6 +116,7 @@ pub struct Program {
     control: Array<MapData, Control>,
     backends: PerCpuArray<MapData, BackendCounters>,
     counters: PerCpuArray<MapData, u64>,
+    times: PerCpuHashMap<MapData, u32, Histogram>,
     ring: RingBuf<MapData>,
     counted: Vec<u64>,
     /// What the kernel says of `FLOWS`.
@@ -146,6 +151,7 @@ impl Program {
             control: take(&mut ebpf, maps::CONTROL.name),
             backends: take(&mut ebpf, maps::BACKENDS.name),
             counters: take(&mut ebpf, maps::COUNTERS.name),
+            times: take(&mut ebpf, maps::TIMES.name),
             ring: take(&mut ebpf, maps::EVENTS.name),
             counted: Vec::new(),
             ingress: (INGRESS, 0),
@@ -229,12 +235,26 @@ impl Program {
         let values = self.backends.get(&index, 0).expect("BACKENDS has it");
         let mut sum = BackendCounters::default();
         for value in values.iter() {
-            sum.packets_in += value.packets_in;
-            sum.packets_out += value.packets_out;
-            sum.bytes_in += value.bytes_in;
-            sum.bytes_out += value.bytes_out;
+            sum += *value;
         }
         sum
+    }
+
+    /// Lets times of a back-end be measured, of one kind.
+    pub fn measure(&mut self, backend: u32, kind: Kind) {
+        let processors = aya::util::nr_cpus().expect("the kernel tells");
+        let empty = PerCpuValues::try_from(vec![Histogram::EMPTY; processors]);
+        let inserted = self
+            .times
+            .insert(kind.key(backend), empty.expect("one for each"), 0);
+        inserted.expect("TIMES has room");
+    }
+
+    /// What was measured of a back-end, as each processor has it.
+    #[must_use]
+    pub fn times(&self, backend: u32, kind: Kind) -> Vec<Histogram> {
+        let values = self.times.get(&kind.key(backend), 0);
+        values.expect("it is measured").iter().copied().collect()
     }
 
     /// Events that were reported and not yet read.
@@ -417,6 +437,14 @@ pub fn way_to(host: Host) -> NextHop {
     }
 }
 
+/// What the clock of requests shows now.
+#[must_use]
+pub fn now() -> u32 {
+    let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let since_boot = std::time::Duration::from(since_boot.expect("every Linux has it"));
+    measure::clock(u64::try_from(since_boot.as_nanos()).expect("in 584 years"))
+}
+
 /// A flow of `CLIENT_ONE` to `VIP_ONE` on `BACKEND_ONE`, its SYN not yet forwarded.
 #[must_use]
 pub fn spec(family: Family) -> FlowSpec {
@@ -429,6 +457,7 @@ pub fn spec(family: Family) -> FlowSpec {
         generation: FLOW_GENERATION,
         isn: CLIENT_ISN,
         now_ticks: TICKS,
+        asked: now(),
         to_backend: way_to(BACKEND_ONE),
         to_client: way_to(CLIENT_ONE),
     }

@@ -4,6 +4,7 @@ use dispatcher_common::service::BackendCounters;
 use dispatcher_common::verdict::{DropReason, Handled};
 
 use super::Datapath;
+use super::meters::sum;
 
 impl Datapath {
     /// Frames that the program dropped for this reason.
@@ -27,16 +28,8 @@ impl Datapath {
     /// What passed to and from a back-end.
     #[must_use]
     pub fn backend(&self, index: u32) -> BackendCounters {
-        let mut total = BackendCounters::default();
-        let Ok(values) = self.backends.get(&index, 0) else {
-            return total;
-        };
-        for one in values.iter() {
-            total.packets_in += one.packets_in;
-            total.packets_out += one.packets_out;
-            total.bytes_in += one.bytes_in;
-            total.bytes_out += one.bytes_out;
-        }
-        total
+        sum(self.backends.get(&index, 0).ok(), |total, one| {
+            *total += *one;
+        })
     }
 }

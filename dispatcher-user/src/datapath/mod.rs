@@ -6,21 +6,24 @@ pub mod flows;
 mod counters;
 mod events;
 mod link;
+mod meters;
 mod pins;
 mod syscall;
 mod tables;
 
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, XskMap};
 use aya::{Ebpf, EbpfLoader};
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::maps;
+use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 pub use flows::{FlowTable, InstallError};
 pub use link::{AttachMode, AttachedMode};
+pub use meters::Meters;
 pub use pins::{Unloaded, unload};
 
 /// The program as it was built, with BTF.
@@ -142,6 +145,7 @@ pub struct Datapath {
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
+    times: PerCpuHashMap<MapData, u32, Histogram>,
 }
 
 impl Datapath {
@@ -185,6 +189,7 @@ impl Datapath {
             events: take(&mut ebpf, maps::EVENTS.name)?,
             counters: take(&mut ebpf, maps::COUNTERS.name)?,
             backends: take(&mut ebpf, maps::BACKENDS.name)?,
+            times: take(&mut ebpf, maps::TIMES.name)?,
             pin_path: config.pin_path.clone(),
             adopted,
             ebpf,

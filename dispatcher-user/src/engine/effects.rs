@@ -2,6 +2,7 @@
 
 use dispatcher_common::flow::{FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::NextHop;
+use dispatcher_common::measure;
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::DropReason;
 
@@ -63,6 +64,9 @@ impl Engine {
             generation: flow.generation,
             isn,
             now_ticks: clock::ticks(now),
+            // Not the time at which the turn began: what the SYN waits after that is none of the
+            // back-end's.
+            asked: measure::clock(clock::now().0),
             to_backend: way.next_hop,
             to_client: self.way_back(&syn),
         });

@@ -265,6 +265,9 @@ impl Engine {
                 waits_metric: telemetry.queue_wait(&service.name),
             });
         }
+        let backends = self.services.iter().flat_map(|service| &service.backends);
+        let numbers: Vec<_> = backends.map(|backend| backend.id.0).collect();
+        self.datapath.set_measured(&numbers)?;
         Ok(self.datapath.set_services(&keys)?)
     }
 }
