@@ -1,0 +1,153 @@
+//! What a back-end's agent reports, and what that does to its ceiling.
+
+use core::fmt;
+
+/// Longest report that is read, in bytes.
+pub const REPORT_LEN_MAX: usize = 1024;
+
+/// What an agent said. What it left out, it did not change.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AgentReport {
+    /// The ceiling it wants: `maxconn:30`, or `"ceiling": 30`.
+    pub ceiling: Option<u32>,
+    /// The part of the greatest ceiling that it wants, in percent: `75%`, or `"share": 75`.
+    pub share_percent: Option<u32>,
+    /// How loaded it is, in percent of what it can carry: `"load": 0.75` is 75. Text has no word
+    /// for it.
+    pub load_percent: Option<u32>,
+    /// Whether it takes connections.
+    pub state: Option<AgentState>,
+    /// What it has to say to people: what stands after `#`, or `"message"`.
+    pub message: Option<String>,
+}
+
+/// Whether a back-end says that it takes connections.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AgentState {
+    /// `up`, `ready`.
+    Up,
+    /// `drain`: no more than it has.
+    Drain,
+    /// `down`, `fail`, `failed`, `stopped`, `maint`.
+    Down,
+}
+
+impl AgentState {
+    /// From an agent's word, in upper or lower case.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        const WORDS: [(&str, AgentState); 8] = [
+            ("up", AgentState::Up),
+            ("ready", AgentState::Up),
+            ("drain", AgentState::Drain),
+            ("down", AgentState::Down),
+            ("fail", AgentState::Down),
+            ("failed", AgentState::Down),
+            ("stopped", AgentState::Down),
+            ("maint", AgentState::Down),
+        ];
+        WORDS
+            .iter()
+            .find(|(known, _)| word.eq_ignore_ascii_case(known))
+            .map(|&(_, state)| state)
+    }
+}
+
+/// Why a report was not understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AgentError {
+    /// Nothing was said.
+    Empty,
+    /// More than [`REPORT_LEN_MAX`] bytes; how many.
+    TooLong(usize),
+    /// A word that is none of an agent's.
+    Word(String),
+    /// A number that is none, or is out of bounds, and the word it stands in.
+    Number(String),
+}
+
+impl fmt::Display for AgentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the agent said nothing"),
+            Self::TooLong(len) => write!(f, "{len} bytes; at most {REPORT_LEN_MAX} are read"),
+            Self::Word(word) => write!(
+                f,
+                "`{word}`; an agent may say up, ready, drain, maint, down, fail, failed, stopped, \
+                 a percentage, or maxconn:N"
+            ),
+            Self::Number(word) => write!(
+                f,
+                "`{word}`; a percentage is 0% to 10000%, and maxconn:N takes 0 to {}",
+                u32::MAX
+            ),
+        }
+    }
+}
+
+impl core::error::Error for AgentError {}
+
+/// Greatest percentage.
+const PERCENT_MAX: u32 = 10_000;
+
+impl AgentReport {
+    /// Reads the text of HAProxy's agent check: the first line; words are separated by spaces,
+    /// tabs or commas; what follows `#` is a message.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty or too long, or a word is none of an agent's. Half a report is none.
+    pub fn parse_text(text: &str) -> Result<Self, AgentError> {
+        if text.len() > REPORT_LEN_MAX {
+            return Err(AgentError::TooLong(text.len()));
+        }
+        let line = text.trim_start().lines().next().unwrap_or_default();
+        let (words, message) = match line.split_once('#') {
+            Some((words, message)) => (words, Some(message.trim().to_owned())),
+            None => (line, None),
+        };
+        let mut report = Self {
+            message,
+            ..Self::default()
+        };
+        let mut empty = true;
+        for word in words
+            .split([' ', '\t', ','])
+            .filter(|word| !word.is_empty())
+        {
+            report.read(word)?;
+            empty = false;
+        }
+        if empty {
+            Err(AgentError::Empty)
+        } else {
+            Ok(report)
+        }
+    }
+
+    fn read(&mut self, word: &str) -> Result<(), AgentError> {
+        if let Some(state) = AgentState::from_word(word) {
+            self.state = Some(state);
+        } else if let Some(number) = word.strip_suffix('%') {
+            let percent = number
+                .parse()
+                .ok()
+                .filter(|percent| *percent <= PERCENT_MAX);
+            self.share_percent = Some(percent.ok_or_else(|| AgentError::Number(word.to_owned()))?);
+        } else if let Some(number) = word.strip_prefix("maxconn:") {
+            let ceiling = number.parse().ok();
+            self.ceiling = Some(ceiling.ok_or_else(|| AgentError::Number(word.to_owned()))?);
+        } else {
+            return Err(AgentError::Word(word.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A load as agents report it by JSON, 1.0 for as much as it can carry, in percent; nothing if
+    /// it is no number, or negative.
+    #[must_use]
+    pub fn percent_of_load(load: f64) -> Option<u32> {
+        let percent = load * 100.0;
+        (percent >= 0.0).then(|| percent.min(f64::from(PERCENT_MAX)).round() as u32)
+    }
+}
