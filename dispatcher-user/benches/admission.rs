@@ -14,8 +14,8 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendSettings, Ceiling, Command, FlowId, Overflow, ServiceId, ServiceSettings,
-    Time,
+    Admission, BackendSettings, Balance, Ceiling, Command, FlowId, Overflow, ServiceId,
+    ServiceSettings, Time,
 };
 use foldhash::quality::RandomState;
 
@@ -37,6 +37,7 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
+    balance: Balance::RoundRobin,
 };
 
 /// A service under a steady stream of requests, each from a client of its own.
@@ -64,6 +65,7 @@ impl Stream {
             },
             capacity: u32::MAX,
             weight: 1,
+            group: None,
         };
         for _ in 0..backends {
             admission

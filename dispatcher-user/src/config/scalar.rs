@@ -68,12 +68,12 @@ pub(super) fn integer(
 
 /// A duration within [`DURATION_MIN`] and [`DURATION_MAX`].
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
-    duration_to(DURATION_MAX, "")(value)
+    duration_in(DURATION_MIN..=DURATION_MAX, "")(value)
 }
 
-/// A duration from [`DURATION_MIN`] to `most`; `why` that, where it is not plain.
-pub(super) fn duration_to(
-    most: Duration,
+/// A duration within bounds; `why` they are so, where that is not plain.
+pub(super) fn duration_in(
+    range: RangeInclusive<Duration>,
     why: &str,
 ) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, String> {
     move |value| {
@@ -86,10 +86,10 @@ pub(super) fn duration_to(
                     r#"a duration with its unit, such as "5s" or "250ms""#,
                 )
             })?;
-        if (DURATION_MIN..=most).contains(&duration) {
+        if range.contains(&duration) {
             return Ok(duration);
         }
-        let (least, most) = (format_duration(DURATION_MIN), format_duration(most));
+        let (least, most) = (format_duration(*range.start()), format_duration(*range.end()));
         Err(must_be(value, &format!("{least} to {most}{why}")))
     }
 }

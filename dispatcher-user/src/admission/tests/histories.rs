@@ -15,6 +15,7 @@ const TIMES: ServiceSettings = ServiceSettings {
     handshake: Duration::from_millis(4007),
     idle: Duration::from_millis(9011),
     closing: Duration::from_millis(2003),
+    balance: Balance::RoundRobin,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -54,6 +54,7 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
+    balance: Balance::RoundRobin,
 };
 
 fn ms(milliseconds: u64) -> Time {
@@ -84,6 +85,7 @@ fn backend_settings(ceiling: u32) -> BackendSettings {
         },
         capacity: 1000,
         weight: 1,
+        group: None,
     }
 }
 

@@ -1,0 +1,167 @@
+//! Least response time, by the hot-cold rule of Prequal (NSDI 2024): of a few back-ends, drawn at
+//! random, those that hold much for their weight are hot; of the others, the one that answered
+//! fastest. Response times are told once a window and are old soon, what is held is exact at any
+//! time: so a fast back-end is sent much, but no crowd.
+
+use core::time::Duration;
+
+use super::lanes::{Open, of_lane};
+use super::{Exclude, Place, Places};
+
+/// Most back-ends that are looked at for one request. When no more are available, all are, and
+/// nothing is left to chance.
+pub(super) const SAMPLE_MAX: usize = 8;
+
+/// Hot is who holds more than this quantile of the sample: the 84th percentile, in 25ths. Of two it
+/// is the lower one, so at least one of every sample is cold.
+const HOT_ABOVE: (usize, usize) = (21, 25);
+
+const NOWHERE: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
+pub(super) struct LeastResponseTime {
+    /// Available positions of each lane, in no order.
+    lanes: Vec<Vec<u32>>,
+    /// Where each position stands in its lane.
+    places: Vec<u32>,
+    /// When each was last picked, by the count of picks.
+    picked: Vec<u64>,
+    picks: u64,
+    random: Random,
+}
+
+/// What bears on a choice. In this order the least of those that are cold is chosen: one that was
+/// not measured is as fast as can be, so that it will be; then who holds least; then who was not
+/// picked for longest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Candidate {
+    response: Duration,
+    load: u64,
+    picked: u64,
+    position: u32,
+}
+
+impl LeastResponseTime {
+    pub(super) const fn new() -> Self {
+        Self {
+            lanes: Vec::new(),
+            places: Vec::new(),
+            picked: Vec::new(),
+            picks: 0,
+            random: Random(0),
+        }
+    }
+
+    pub(super) fn enter(&mut self, position: u32) {
+        let position = position as usize;
+        if position >= self.places.len() {
+            self.places.resize(position + 1, NOWHERE);
+            self.picked.resize(position + 1, 0);
+        }
+        self.picked[position] = 0;
+    }
+
+    pub(super) fn set(&mut self, position: u32, place: &Place) {
+        let lane = of_lane(&mut self.lanes, place.lane, Vec::new);
+        let at = self.places[position as usize];
+        if place.available && at == NOWHERE {
+            self.places[position as usize] = lane.len() as u32;
+            lane.push(position);
+        } else if !place.available && at != NOWHERE {
+            self.places[position as usize] = NOWHERE;
+            lane.swap_remove(at as usize);
+            if let Some(&moved) = lane.get(at as usize) {
+                self.places[moved as usize] = at;
+            }
+        }
+    }
+
+    pub(super) fn pick(
+        &mut self,
+        places: &Places,
+        open: Open,
+        exclude: &mut Exclude<'_>,
+    ) -> Option<u32> {
+        let mut sample = [Candidate {
+            response: Duration::ZERO,
+            load: 0,
+            picked: 0,
+            position: 0,
+        }; SAMPLE_MAX];
+        let mut loads = [0; SAMPLE_MAX];
+        let mut len = 0;
+        let (drawn, count) = self.draw(open);
+        for &place in &drawn[..count] {
+            let position = self.available(open, place)?;
+            if exclude(position) {
+                continue;
+            }
+            let place = places.get(position)?;
+            let load = place.load();
+            sample[len] = Candidate {
+                response: place.response.unwrap_or(Duration::ZERO),
+                load,
+                picked: self.picked[position as usize],
+                position,
+            };
+            loads[len] = load;
+            len += 1;
+        }
+        let (sample, loads) = (&sample[..len], &mut loads[..len]);
+        loads.sort_unstable();
+        let (of, parts) = HOT_ABOVE;
+        let hot_above = *loads.get(len.checked_sub(1)? * of / parts)?;
+        let cold = sample
+            .iter()
+            .filter(|candidate| candidate.load <= hot_above);
+        let chosen = cold.min()?.position;
+        self.picks += 1;
+        self.picked[chosen as usize] = self.picks;
+        Some(chosen)
+    }
+
+    /// Places among the available back-ends of all open lanes, each at most once, each with the
+    /// same chance; and how many. (Floyd's way to draw without putting back.)
+    fn draw(&mut self, open: Open) -> ([u32; SAMPLE_MAX], usize) {
+        let available = open.lanes().map(|lane| self.lanes[lane].len() as u32);
+        let available = available.sum::<u32>();
+        let count = SAMPLE_MAX.min(available as usize);
+        let mut drawn = [0; SAMPLE_MAX];
+        let highest = available - count as u32..available;
+        for (len, highest) in highest.enumerate() {
+            let mut place = highest;
+            if available as usize > SAMPLE_MAX {
+                let any = self.random.up_to(highest);
+                if !drawn[..len].contains(&any) {
+                    place = any;
+                }
+            }
+            drawn[len] = place;
+        }
+        (drawn, count)
+    }
+
+    fn available(&self, open: Open, mut place: u32) -> Option<u32> {
+        for lane in open.lanes() {
+            let lane = &self.lanes[lane];
+            if let Some(&position) = lane.get(place as usize) {
+                return Some(position);
+            }
+            place -= lane.len() as u32;
+        }
+        None
+    }
+}
+
+/// SplitMix64, from the same seed at every start: what is decided can be played again.
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    /// From 0 to `highest`, which is far below 2^32.
+    fn up_to(&mut self, highest: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let high = super::maglev::mix(self.0) >> 32;
+        (high * (u64::from(highest) + 1) >> 32) as u32
+    }
+}

@@ -1,0 +1,318 @@
+//! Agents asked over real connections on loopback: what they send, and what is made of it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use dispatcher_user::admission::BackendId;
+use dispatcher_user::agent::{self, AgentError, AgentTarget, BODY_BYTES_MAX, Fault, LINE_BYTES_MAX};
+use dispatcher_user::ceiling::agent::AgentReport;
+use dispatcher_user::config::{Agent, AgentKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+const HTTP: AgentKind = AgentKind::Http {
+    path: String::new(),
+};
+
+/// Time that an agent on loopback never takes, unless it means to.
+const AMPLE: Duration = Duration::from_secs(60);
+
+fn tcp(send: &str) -> AgentKind {
+    AgentKind::Tcp {
+        send: send.to_owned(),
+    }
+}
+
+fn http(path: &str) -> AgentKind {
+    AgentKind::Http {
+        path: path.to_owned(),
+    }
+}
+
+fn target(address: SocketAddr, kind: AgentKind, timeout: Duration) -> AgentTarget {
+    AgentTarget {
+        backend: BackendId(7),
+        name: "web/web-1".into(),
+        address,
+        agent: Agent {
+            kind,
+            port: None,
+            interval: 2 * timeout,
+            timeout,
+        },
+    }
+}
+
+/// An agent: serves each connection in turn.
+async fn listen<F: Future<Output = ()> + Send>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            serve(listener.accept().await.unwrap().0).await;
+        }
+    });
+    address
+}
+
+/// An agent that sends this and closes.
+async fn saying(what: impl Into<Vec<u8>>) -> SocketAddr {
+    let what = what.into();
+    listen(move |mut stream| {
+        let what = what.clone();
+        async move {
+            // Who has read enough may be gone.
+            let _ = stream.write_all(&what).await;
+        }
+    })
+    .await
+}
+
+/// Reads up to this ending.
+async fn read_to(stream: &mut TcpStream, ending: &str) -> String {
+    let mut read = String::new();
+    while !read.ends_with(ending) {
+        read.push(stream.read_u8().await.unwrap().into());
+    }
+    read
+}
+
+/// The first answer of an agent.
+async fn first(target: AgentTarget) -> Result<AgentReport, AgentError> {
+    let (sender, mut answers) = mpsc::channel(1);
+    let running = tokio::spawn(agent::run(vec![target], sender));
+    let (backend, answer) = answers.recv().await.unwrap();
+    assert_eq!(backend, BackendId(7));
+    drop(answers);
+    running.await.unwrap();
+    answer
+}
+
+async fn first_fault(target: AgentTarget) -> Fault {
+    first(target).await.unwrap_err().fault
+}
+
+fn report(words: &str) -> AgentReport {
+    AgentReport::parse_text(words).unwrap()
+}
+
+#[tokio::test]
+async fn a_line_of_words_is_a_report() {
+    let longest = format!("up{}\n", " ".repeat(LINE_BYTES_MAX - 3));
+    for (sent, words) in [
+        ("75%\n", "75%"),
+        ("maxconn:30\n", "maxconn:30"),
+        ("drain\n", "drain"),
+        ("up\r\n", "up"),
+        ("down\n", "down"),
+        ("up 75% maxconn:30\nand more\n", "up 75% maxconn:30"),
+        // It closes instead of ending the line.
+        ("75%", "75%"),
+        (&longest, "up"),
+    ] {
+        let address = saying(sent).await;
+        let answer = first(target(address, tcp(""), AMPLE)).await;
+        assert_eq!(answer, Ok(report(words)), "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_line_of_words_is_told() {
+    let unread = |why: &str| Fault::Unreadable(why.to_owned());
+    let garbage = AgentReport::parse_text("<html>").unwrap_err();
+    let too_long = format!("up{}\n", " ".repeat(LINE_BYTES_MAX - 2));
+    for (sent, fault) in [
+        (&b""[..], Fault::Closed),
+        (b"<html>\n", unread(&garbage.to_string())),
+        (b"\xff%\n", unread("not UTF-8 text")),
+        (too_long.as_bytes(), Fault::TooLong(LINE_BYTES_MAX)),
+    ] {
+        let address = saying(sent).await;
+        let found = first_fault(target(address, tcp(""), AMPLE)).await;
+        assert_eq!(found, fault, "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_be_sent_is_sent_first() {
+    let address = listen(async |mut stream| {
+        let asked = read_to(&mut stream, "\n").await;
+        stream.write_all(asked.as_bytes()).await.unwrap();
+    });
+    let answer = first(target(address.await, tcp("maxconn:12\n"), AMPLE)).await;
+    assert_eq!(answer, Ok(report("maxconn:12")));
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_with_name_and_address() {
+    // Bound and not listening: nobody else gets the port.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let error = first(target(address, tcp(""), AMPLE)).await.unwrap_err();
+    let told = format!("agent of web/web-1 at {address}: Connection refused (os error 111)");
+    assert_eq!(error.to_string(), told);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_agent_is_waited_for_no_longer_than_configured() {
+    let address = listen(async |stream| {
+        sleep(AMPLE).await;
+        drop(stream);
+    });
+    let address = address.await;
+    for kind in [tcp(""), http("/")] {
+        let asked = Instant::now();
+        let error = first(target(address, kind, Duration::from_secs(1))).await.unwrap_err();
+        assert_eq!(asked.elapsed().as_secs(), 1);
+        let told = format!("agent of web/web-1 at {address}: no answer within 1s");
+        assert_eq!(error.to_string(), told);
+    }
+}
+
+/// Each byte comes in time; the answer does not.
+#[tokio::test(start_paused = true)]
+async fn a_byte_a_second_is_no_answer() {
+    let address = listen(async |mut stream| {
+        for byte in "HTTP/1.1 200 OK".repeat(9).bytes() {
+            sleep(Duration::from_secs(1)).await;
+            if stream.write_u8(byte).await.is_err() {
+                return;
+            }
+        }
+    });
+    let address = address.await;
+    let timeout = Duration::from_millis(5500);
+    for kind in [tcp(""), http("/")] {
+        let asked = Instant::now();
+        let fault = first_fault(target(address, kind, timeout)).await;
+        assert_eq!(fault, Fault::Late(timeout));
+        assert_eq!(asked.elapsed().as_secs(), 5);
+    }
+}
+
+/// An agent over HTTP that answers every request with this.
+async fn answering(answer: impl Into<Vec<u8>>) -> SocketAddr {
+    let answer = answer.into();
+    listen(move |mut stream| {
+        let answer = answer.clone();
+        async move {
+            read_to(&mut stream, "\r\n\r\n").await;
+            let _ = stream.write_all(&answer).await;
+        }
+    })
+    .await
+}
+
+/// A whole answer.
+fn ok(content_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[tokio::test]
+async fn json_and_text_over_http_are_reports() {
+    let chunked = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\
+                   \r\n3\r\nup \r\n4\r\n75%\n\r\n0\r\n\r\n";
+    let to_the_end = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n75%";
+    for (sent, words) in [
+        (ok("text/plain", "up 75%\n"), "up 75%"),
+        (ok("Text/Plain; charset=utf-8", "drain\r\nmore"), "drain"),
+        (chunked.to_owned(), "up 75%"),
+        (to_the_end.to_owned(), "75%"),
+    ] {
+        let address = answering(sent.as_str()).await;
+        let answer = first(target(address, http("/"), AMPLE)).await;
+        assert_eq!(answer, Ok(report(words)), "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_over_http_is_told() {
+    let full = "x".repeat(BODY_BYTES_MAX + 1);
+    let endless = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{full}\r\n",
+        full.len()
+    );
+    let head = "HTTP/1.1 200 OK\r\n".to_owned() + &"X: y\r\n".repeat(9999);
+    let mut cut = ok("text/plain", "up 75%\n");
+    cut.truncate(cut.len() - 3);
+    let content_type = |given: &str| Fault::ContentType(given.to_owned());
+    for (sent, fault) in [
+        (String::new(), Fault::Closed),
+        ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_owned(), Fault::Status(503)),
+        ("HTTP/1.1 204 No\r\n\r\n".to_owned(), Fault::Status(204)),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n75%".to_owned(), content_type("")),
+        (ok("text/html", "<html>"), content_type("text/html")),
+        (ok("application/json", &full), Fault::TooLong(BODY_BYTES_MAX)),
+        (endless, Fault::TooLong(BODY_BYTES_MAX)),
+        (cut, Fault::Closed),
+    ] {
+        let address = answering(sent.as_str()).await;
+        let found = first_fault(target(address, http("/"), AMPLE)).await;
+        assert_eq!(found, fault, "{sent:.80?}");
+    }
+    for sent in ["75%\n".to_owned(), head, ok("application/json", "{\"ceiling\": ")] {
+        let address = answering(sent.as_str()).await;
+        let found = first_fault(target(address, http("/"), AMPLE)).await;
+        println!("{found}");
+        assert!(matches!(found, Fault::Unreadable(_)), "{sent:.80?}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_names_path_and_host() {
+    let (sender, mut requests) = mpsc::channel(1);
+    let address = listen(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            let request = read_to(&mut stream, "\r\n\r\n").await;
+            stream.write_all(ok("text/plain", "up").as_bytes()).await.unwrap();
+            let _ = sender.send(request).await;
+        }
+    });
+    let address = address.await;
+    let answer = first(target(address, http("/load?of=web"), AMPLE)).await;
+    assert_eq!(answer, Ok(report("up")));
+    let request = requests.recv().await.unwrap();
+    let mut lines: Vec<_> = request.lines().filter(|line| !line.is_empty()).collect();
+    lines[1..].sort_unstable();
+    let host = format!("host: {address}");
+    assert_eq!(lines, ["GET /load?of=web HTTP/1.1", "connection: close", &host]);
+}
+
+/// None of four answers: each is told once an interval, and the intervals are apart by a quarter.
+#[tokio::test(start_paused = true)]
+async fn each_agent_is_asked_once_an_interval_and_all_at_their_own_time() {
+    let address = listen(async |stream| {
+        sleep(AMPLE).await;
+        drop(stream);
+    });
+    let address = address.await;
+    let targets = (0..4).map(|i| AgentTarget {
+        backend: BackendId(i),
+        ..target(address, tcp(""), Duration::from_secs(2))
+    });
+    let (sender, mut answers) = mpsc::channel(1);
+    let asked = Instant::now();
+    let running = tokio::spawn(agent::run(targets.collect(), sender));
+    for round in 0..3 {
+        for i in 0..4 {
+            let (backend, answer) = answers.recv().await.unwrap();
+            assert_eq!(backend, BackendId(i));
+            assert_eq!(answer.unwrap_err().fault, Fault::Late(Duration::from_secs(2)));
+            let seconds = u64::from(i) + 4 * round + 2;
+            assert_eq!(asked.elapsed().as_secs(), seconds);
+        }
+    }
+    // Whoever no longer listens has no more questions asked.
+    drop(answers);
+    running.await.unwrap();
+}
