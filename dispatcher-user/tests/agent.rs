@@ -4,17 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use dispatcher_user::admission::BackendId;
-use dispatcher_user::agent::{self, AgentError, AgentTarget, BODY_BYTES_MAX, Fault, LINE_BYTES_MAX};
-use dispatcher_user::ceiling::agent::AgentReport;
+use dispatcher_user::agent::{self, AgentError, AgentTarget, BODY_BYTES_MAX, Fault};
+use dispatcher_user::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
 use dispatcher_user::config::{Agent, AgentKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-
-const HTTP: AgentKind = AgentKind::Http {
-    path: String::new(),
-};
 
 /// Time that an agent on loopback never takes, unless it means to.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -47,7 +43,7 @@ fn target(address: SocketAddr, kind: AgentKind, timeout: Duration) -> AgentTarge
 
 /// An agent: serves each connection in turn.
 async fn listen<F: Future<Output = ()> + Send>(
-    serve: impl Fn(TcpStream) -> F + Send + 'static,
+    serve: impl Fn(TcpStream) -> F + Send + Sync + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -102,7 +98,7 @@ fn report(words: &str) -> AgentReport {
 
 #[tokio::test]
 async fn a_line_of_words_is_a_report() {
-    let longest = format!("up{}\n", " ".repeat(LINE_BYTES_MAX - 3));
+    let longest = format!("up{}\n", " ".repeat(REPORT_LEN_MAX - 2));
     for (sent, words) in [
         ("75%\n", "75%"),
         ("maxconn:30\n", "maxconn:30"),
@@ -124,12 +120,12 @@ async fn a_line_of_words_is_a_report() {
 async fn what_is_no_line_of_words_is_told() {
     let unread = |why: &str| Fault::Unreadable(why.to_owned());
     let garbage = AgentReport::parse_text("<html>").unwrap_err();
-    let too_long = format!("up{}\n", " ".repeat(LINE_BYTES_MAX - 2));
+    let too_long = format!("up{}\n", " ".repeat(REPORT_LEN_MAX - 1));
     for (sent, fault) in [
         (&b""[..], Fault::Closed),
         (b"<html>\n", unread(&garbage.to_string())),
         (b"\xff%\n", unread("not UTF-8 text")),
-        (too_long.as_bytes(), Fault::TooLong(LINE_BYTES_MAX)),
+        (too_long.as_bytes(), Fault::TooLong(REPORT_LEN_MAX)),
     ] {
         let address = saying(sent).await;
         let found = first_fault(target(address, tcp(""), AMPLE)).await;
@@ -167,7 +163,9 @@ async fn a_silent_agent_is_waited_for_no_longer_than_configured() {
     let address = address.await;
     for kind in [tcp(""), http("/")] {
         let asked = Instant::now();
-        let error = first(target(address, kind, Duration::from_secs(1))).await.unwrap_err();
+        let error = first(target(address, kind, Duration::from_secs(1)))
+            .await
+            .unwrap_err();
         assert_eq!(asked.elapsed().as_secs(), 1);
         let told = format!("agent of web/web-1 at {address}: no answer within 1s");
         assert_eq!(error.to_string(), told);
@@ -231,6 +229,60 @@ async fn json_and_text_over_http_are_reports() {
         let answer = first(target(address, http("/"), AMPLE)).await;
         assert_eq!(answer, Ok(report(words)), "{sent:?}");
     }
+    let all = r#"{ "ceiling": 30, "share": 75, "load": 0.805, "state": "DRAIN", "message": "hi",
+                   "more": [] }"#;
+    let everything = AgentReport {
+        ceiling: Some(30),
+        share_percent: Some(75),
+        load_percent: Some(81),
+        state: Some(AgentState::Drain),
+        message: Some("hi".to_owned()),
+    };
+    for (body, expected) in [
+        (all, everything),
+        (r#"{"ceiling": 30}"#, report("maxconn:30")),
+        (r#"{"share": 75, "state": null}"#, report("75%")),
+    ] {
+        let address = answering(ok("application/json", body)).await;
+        let answer = first(target(address, http("/"), AMPLE)).await;
+        assert_eq!(answer, Ok(expected), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn json_that_is_no_report_is_told() {
+    let long = format!(
+        r#"{{"state": "up", "message": "{}"}}"#,
+        "x".repeat(REPORT_LEN_MAX + 1)
+    );
+    let number = format!(r#"{{"ceiling": "{}"}}"#, "9".repeat(9999));
+    for (body, says) in [
+        (r#"{"ceiling": "#, "EOF while parsing"),
+        ("", "EOF while parsing"),
+        ("30", "expected struct"),
+        (r#"{"ceiling": -1}"#, "expected u32"),
+        (r#"{"ceiling": 4294967296}"#, "expected u32"),
+        (&number, "invalid type: string \"999"),
+        (r#"{"load": -0.1}"#, "load is -0.1; it must be 0 or more"),
+        (r#"{"load": 1e999}"#, "number out of range"),
+        (r#"{"state": "gone"}"#, "state is \"gone\", which is none"),
+        (
+            r#"{"message": "hi"}"#,
+            "none of ceiling, share, load and state",
+        ),
+        ("{}", "none of ceiling, share, load and state"),
+        (&long, "message has 1025 bytes; at most 1024 are read"),
+    ] {
+        let address = answering(ok("application/json", body)).await;
+        let fault = first_fault(target(address, http("/"), AMPLE)).await;
+        let Fault::Unreadable(told) = &fault else {
+            panic!("{body:.80}: {fault}");
+        };
+        assert!(
+            told.contains(says) && told.len() <= 200,
+            "{body:.80}: {told}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -241,29 +293,37 @@ async fn what_is_no_answer_over_http_is_told() {
          {:x}\r\n{full}\r\n",
         full.len()
     );
-    let head = "HTTP/1.1 200 OK\r\n".to_owned() + &"X: y\r\n".repeat(9999);
+    let large = format!("HTTP/1.1 200 OK\r\nX: {full}\r\n\r\n");
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(65));
+    let unread = |why: &str| Fault::Unreadable(why.to_owned());
     let mut cut = ok("text/plain", "up 75%\n");
     cut.truncate(cut.len() - 3);
     let content_type = |given: &str| Fault::ContentType(given.to_owned());
     for (sent, fault) in [
         (String::new(), Fault::Closed),
-        ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_owned(), Fault::Status(503)),
+        (
+            "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            Fault::Status(503),
+        ),
         ("HTTP/1.1 204 No\r\n\r\n".to_owned(), Fault::Status(204)),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n75%".to_owned(), content_type("")),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n75%".to_owned(),
+            content_type(""),
+        ),
         (ok("text/html", "<html>"), content_type("text/html")),
-        (ok("application/json", &full), Fault::TooLong(BODY_BYTES_MAX)),
+        (
+            ok("application/json", &full),
+            Fault::TooLong(BODY_BYTES_MAX),
+        ),
         (endless, Fault::TooLong(BODY_BYTES_MAX)),
         (cut, Fault::Closed),
+        ("75%\n".to_owned(), unread("invalid HTTP version parsed")),
+        (large, unread("message head is too large")),
+        (many, unread("message head is too large")),
     ] {
         let address = answering(sent.as_str()).await;
         let found = first_fault(target(address, http("/"), AMPLE)).await;
         assert_eq!(found, fault, "{sent:.80?}");
-    }
-    for sent in ["75%\n".to_owned(), head, ok("application/json", "{\"ceiling\": ")] {
-        let address = answering(sent.as_str()).await;
-        let found = first_fault(target(address, http("/"), AMPLE)).await;
-        println!("{found}");
-        assert!(matches!(found, Fault::Unreadable(_)), "{sent:.80?}: {found:?}");
     }
 }
 
@@ -274,7 +334,10 @@ async fn the_request_names_path_and_host() {
         let sender = sender.clone();
         async move {
             let request = read_to(&mut stream, "\r\n\r\n").await;
-            stream.write_all(ok("text/plain", "up").as_bytes()).await.unwrap();
+            stream
+                .write_all(ok("text/plain", "up").as_bytes())
+                .await
+                .unwrap();
             let _ = sender.send(request).await;
         }
     });
@@ -285,7 +348,10 @@ async fn the_request_names_path_and_host() {
     let mut lines: Vec<_> = request.lines().filter(|line| !line.is_empty()).collect();
     lines[1..].sort_unstable();
     let host = format!("host: {address}");
-    assert_eq!(lines, ["GET /load?of=web HTTP/1.1", "connection: close", &host]);
+    assert_eq!(
+        lines,
+        ["GET /load?of=web HTTP/1.1", "connection: close", &host]
+    );
 }
 
 /// None of four answers: each is told once an interval, and the intervals are apart by a quarter.
@@ -307,7 +373,10 @@ async fn each_agent_is_asked_once_an_interval_and_all_at_their_own_time() {
         for i in 0..4 {
             let (backend, answer) = answers.recv().await.unwrap();
             assert_eq!(backend, BackendId(i));
-            assert_eq!(answer.unwrap_err().fault, Fault::Late(Duration::from_secs(2)));
+            assert_eq!(
+                answer.unwrap_err().fault,
+                Fault::Late(Duration::from_secs(2))
+            );
             let seconds = u64::from(i) + 4 * round + 2;
             assert_eq!(asked.elapsed().as_secs(), seconds);
         }

@@ -220,9 +220,38 @@ fn more_groups_than_there_may_be() {
     assert_eq!(found[0].message, "65 groups; there may be 64");
     let found = problems(grouped(1, 9).as_bytes());
     assert_eq!(found.len(), 1, "{found:?}");
-    let told = "service \"192.0.2.1-80\": back-end \"10.0.0.9-80\": group is group 9 of this \
-                service; its back-ends may have 8 different ones";
+    let told = "service 1: back-end 9: group is group 9 of this service; its back-ends may have 8 \
+                different ones";
     assert_eq!(found[0].message, told);
+}
+
+#[test]
+fn what_an_agent_is_sent_is_bounded() {
+    let with = |key: &str, value: &str| {
+        let kind = if key == "send" { "tcp" } else { "http" };
+        let mut lines = RIGHT.map(str::to_owned);
+        lines[3] = format!(
+            "ceiling = {{ policy = \"agent\", agent = {{ kind = \"{kind}\", port = 9, {key} = \"{value}\" }} }}"
+        );
+        lines.join("\n")
+    };
+    for (key, most, says) in [
+        (
+            "send",
+            "x".repeat(256),
+            "has 257 bytes; an agent is sent at most 256",
+        ),
+        (
+            "path",
+            format!("/{}", "x".repeat(1023)),
+            "it must be an HTTP path of at most 1024 bytes",
+        ),
+    ] {
+        Config::parse(Path::new("f.toml"), with(key, &most).as_bytes()).unwrap();
+        let found = problems(with(key, &(most + "x")).as_bytes());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].message.contains(says), "{found:?}");
+    }
 }
 
 #[test]

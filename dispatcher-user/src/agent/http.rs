@@ -10,17 +10,16 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::{BODY_BYTES_MAX, Fault, report_of_line};
-use crate::ceiling::agent::AgentReport;
+use super::{BODY_BYTES_MAX, Fault, report_of_line, shortened};
+use crate::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
 
 /// Most bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Most header fields of an answer.
 const HEADERS_MAX: usize = 64;
-/// Most characters of a content type that a message repeats.
-const SHOWN_CHARS_MAX: usize = 80;
 
 /// Asks for the path, and reads the answer.
 pub(super) async fn ask(
@@ -37,7 +36,7 @@ pub(super) async fn ask(
         .header(header::HOST, host.to_string())
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| Fault::Unreadable(error.to_string()))?;
+        .map_err(|error| Fault::unreadable(&error))?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let (head, body) = response.into_parts();
@@ -70,15 +69,60 @@ fn reader(headers: &HeaderMap) -> Result<fn(&[u8]) -> Result<AgentReport, Fault>
             let line = body.split(|byte| b"\r\n".contains(byte)).next();
             report_of_line(line.unwrap_or(body))
         }),
-        _ => {
-            let shown = String::from_utf8_lossy(given);
-            Err(Fault::ContentType(shown.chars().take(SHOWN_CHARS_MAX).collect()))
-        }
+        _ => Err(Fault::ContentType(shortened(&String::from_utf8_lossy(
+            given,
+        )))),
     }
 }
 
+/// The JSON form of a report; what else an agent tells is not ours to know.
+#[derive(Deserialize)]
+struct Json {
+    ceiling: Option<u32>,
+    share: Option<u32>,
+    load: Option<f64>,
+    state: Option<String>,
+    message: Option<String>,
+}
+
 fn report_of_json(body: &[u8]) -> Result<AgentReport, Fault> {
-    todo!()
+    let json: Json = serde_json::from_slice(body).map_err(|error| Fault::unreadable(&error))?;
+    let percent_of = |load| {
+        let wrong = || Fault::unreadable(&format!("load is {load}; it must be 0 or more"));
+        AgentReport::percent_of_load(load).ok_or_else(wrong)
+    };
+    let state_of = |word: String| {
+        let wrong = || Fault::unreadable(&format!("state is {word:?}, which is none"));
+        AgentState::from_word(&word).ok_or_else(wrong)
+    };
+    if let Some(length) = json.message.as_ref().map(String::len)
+        && length > REPORT_LEN_MAX
+    {
+        let why = format!("message has {length} bytes; at most {REPORT_LEN_MAX} are read");
+        return Err(Fault::unreadable(&why));
+    }
+    let report = AgentReport {
+        ceiling: json.ceiling,
+        share_percent: json.share,
+        load_percent: json.load.map(percent_of).transpose()?,
+        state: json.state.map(state_of).transpose()?,
+        message: json.message,
+    };
+    if matches!(
+        report,
+        AgentReport {
+            ceiling: None,
+            share_percent: None,
+            load_percent: None,
+            state: None,
+            ..
+        }
+    ) {
+        return Err(Fault::unreadable(
+            &"it has none of ceiling, share, load and state",
+        ));
+    }
+    Ok(report)
 }
 
 impl From<hyper::Error> for Fault {
@@ -86,12 +130,12 @@ impl From<hyper::Error> for Fault {
         if error.is_incomplete_message() {
             return Self::Closed;
         }
-        if error.is_parse_too_large() {
-            return Self::TooLong(HEAD_BYTES_MAX);
-        }
-        match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
-            Some(cause) => Self::Connection(cause.to_string()),
-            None => Self::Unreadable(error.to_string()),
+        match error
+            .source()
+            .and_then(|cause| cause.downcast_ref::<io::Error>())
+        {
+            Some(cause) => cause.into(),
+            None => Self::unreadable(&error),
         }
     }
 }
@@ -103,7 +147,7 @@ impl From<Box<dyn Error + Send + Sync>> for Fault {
         }
         match error.downcast::<hyper::Error>() {
             Ok(error) => (*error).into(),
-            Err(error) => Self::Unreadable(error.to_string()),
+            Err(error) => Self::unreadable(&error),
         }
     }
 }

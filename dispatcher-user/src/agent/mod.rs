@@ -4,7 +4,6 @@
 mod http;
 mod tcp;
 
-use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,13 +17,13 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admission::BackendId;
-use crate::ceiling::agent::AgentReport;
+use crate::ceiling::AgentReport;
 use crate::config::{self, AgentKind};
 
-/// Most bytes of a line of words. More are no agent's answer.
-pub const LINE_BYTES_MAX: usize = 4096;
 /// Most bytes of the body of an HTTP answer.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Most characters of a fault that come from an agent.
+const SHOWN_CHARS_MAX: usize = 200;
 
 /// An agent to be asked.
 #[derive(Clone, Debug)]
@@ -102,9 +101,30 @@ pub enum Fault {
     Unreadable(String),
 }
 
+impl Fault {
+    /// Says why an answer does not read, in as many words as are good to read.
+    fn unreadable(why: &dyn ToString) -> Self {
+        Self::Unreadable(shortened(&why.to_string()))
+    }
+}
+
+/// As much of a text of others as is repeated to people.
+fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
+
+impl From<&io::Error> for Fault {
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Connection(error.to_string()),
+        }
+    }
+}
+
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        Self::Connection(error.to_string())
+        Self::from(&error)
     }
 }
 
@@ -159,6 +179,6 @@ async fn exchange(target: &AgentTarget) -> Result<AgentReport, Fault> {
 
 /// Reads a line of words.
 fn report_of_line(line: &[u8]) -> Result<AgentReport, Fault> {
-    let text = str::from_utf8(line).map_err(|_| Fault::Unreadable("not UTF-8 text".to_owned()))?;
-    AgentReport::parse_text(text).map_err(|error| Fault::Unreadable(error.to_string()))
+    let text = str::from_utf8(line).map_err(|_| Fault::unreadable(&"not UTF-8 text"))?;
+    AgentReport::parse_text(text).map_err(|error| Fault::unreadable(&error))
 }

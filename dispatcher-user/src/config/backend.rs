@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::group::Groups;
 use super::identity::Identities;
 use super::reader::{Located, Table};
 use super::scalar::integer;
@@ -110,11 +109,7 @@ fn backend(
 }
 
 /// Each bound is judged by the ones that stand, so one slip is one message.
-fn ceiling_bounds(
-    mut table: Table<'_>,
-    capacity: Option<u32>,
-    policy: &Policy,
-) -> CeilingBounds {
+fn ceiling_bounds(mut table: Table<'_>, capacity: Option<u32>, policy: &Policy) -> CeilingBounds {
     let most = capacity.unwrap_or(CAPACITY_MAX) - 1;
     let why = format!(", below the capacity of {}", most + 1);
     let max = table.value("max", most, integer(1..=most, &why));

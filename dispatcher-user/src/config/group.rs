@@ -49,8 +49,9 @@ impl Groups {
         let given = table.required("name", NAME_WHAT, name);
         if let Some(Located { value, at }) = given {
             table.set_scope(format!("group {value:?}: "));
-            if let Some(first) = self.names().find(|first| first.value == value) {
-                let line = table.diagnostics().line(first.at);
+            let first = self.names().find(|first| first.value == value);
+            if let Some(first_at) = first.map(|first| first.at) {
+                let line = table.diagnostics().line(first_at);
                 let predicate = format!("is {value}, as that of another group (line {line})");
                 table.note(at, "name", &predicate);
                 self.doubtful = true;
@@ -109,7 +110,10 @@ impl Groups {
             Some(nearest) => format!("did you mean {nearest:?}?"),
             None => "each begins with [[group]]".to_owned(),
         };
-        Err(format!("is {}, which no group is named; {hint}", describe(value)))
+        Err(format!(
+            "is {}, which no group is named; {hint}",
+            describe(value)
+        ))
     }
 
     /// All groups; nothing only if a problem was noted. A group that bounds nothing is refused,

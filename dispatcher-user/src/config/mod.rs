@@ -52,6 +52,12 @@ pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shortest window of a ceiling's policy, and shortest interval between questions to an agent:
 /// shorter ones tell more of chance than of the server.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Shortest response time asked for: below it, the way between the machines is all that is measured.
+pub const RESPONSE_TIME_MIN: Duration = Duration::from_micros(10);
+/// Most requests a second asked of one back-end.
+pub const RATE_MAX: u32 = 10_000_000;
+/// Greatest percentage: of the response time at rest, and of what an agent's load may be.
+pub const PERCENT_MAX: u32 = 1000;
 /// Where a ceiling that moves starts unless something says otherwise, as near as its bounds allow.
 /// An operator who knows only the capacity must not start at it: a server pushed past its best at
 /// once answers too slowly to be measured, whereas one that is given too little is given more

@@ -167,7 +167,7 @@ impl<'a> Table<'a> {
                     scope: self.scope.clone(),
                     path: String::new(),
                     known: Vec::new(),
-            elsewhere: Vec::new(),
+                    elsewhere: Vec::new(),
                     diagnostics: self.diagnostics,
                 }),
                 other => {
@@ -212,10 +212,7 @@ impl<'a> Table<'a> {
 }
 
 /// The known word that this one is taken for a slip of.
-pub(super) fn nearest<'k>(
-    word: &str,
-    known: impl Iterator<Item = &'k str>,
-) -> Option<&'k str> {
+pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let rated = known.map(|known| (strsim::jaro_winkler(word, known), known));
     let (similarity, nearest) = rated.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
     (similarity >= SLIP_SIMILARITY_MIN).then_some(nearest)

@@ -12,8 +12,8 @@ use super::identity::Identities;
 use super::reader::Table;
 use super::scalar::{choice, duration, duration_in, integer};
 use super::{
-    Balance, DURATION_MIN, HEALTH_COUNT_MAX, Health, HealthKind, Overflow,
-    QUEUE_CAPACITY_MAX, Queue, SERVICES_MAX, Service, Timeouts,
+    Balance, DURATION_MIN, HEALTH_COUNT_MAX, Health, HealthKind, Overflow, QUEUE_CAPACITY_MAX,
+    Queue, SERVICES_MAX, Service, Timeouts,
 };
 
 const QUEUE_CAPACITY_DEFAULT: u32 = 1024;
@@ -87,7 +87,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
     ];
     let balance = table.value("balance", Balance::RoundRobin, choice(&balances));
     let queue = queue(table.section("queue"));
-    let (ceiling, agent) = ceiling(table.section("ceiling"));
+    let (ceiling, agent) = ceiling(table.section("ceiling"), queue.capacity);
     let health = health(table.section("health"));
     let timeouts = timeouts(table.section("timeouts"));
     let address = address.map(|located| located.value);
