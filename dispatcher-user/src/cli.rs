@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -47,6 +48,14 @@ pub enum Command {
     /// List the requests that wait, oldest first
     #[command(after_help = "Example:\n  dispatcher queue --service web")]
     Queue(QueueArgs),
+    /// Pin a back-end's ceiling by hand, or give it back to its policy
+    #[command(after_help = "Examples:\n  dispatcher ceiling web/web-1 24\n  \
+        dispatcher ceiling web/web-1 auto")]
+    Ceiling(CeilingArgs),
+    /// Tell what ceiling the measurements so far point to, and why
+    #[command(after_help = "Examples:\n  dispatcher suggest web/web-1\n  \
+        dispatcher suggest web/web-1 --json | jq .suggested.ceiling")]
+    Suggest(SuggestArgs),
     /// Detach the program and remove its pins; works without a daemon
     #[command(after_help = "Example:\n  dispatcher unload --config dispatcher.toml")]
     Unload(UnloadArgs),
@@ -132,6 +141,83 @@ pub struct QueueArgs {
     pub output: Output,
 }
 
+/// `ceiling`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct CeilingArgs {
+    /// The back-end, with its service
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendPath,
+    /// Connections, or auto for what the policy says
+    #[arg(value_name = "N|auto")]
+    pub ceiling: Pin,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `suggest`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct SuggestArgs {
+    /// The back-end, with its service
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendPath,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// A back-end as it is typed: `web/web-1`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendPath {
+    /// Name of its service.
+    pub service: String,
+    /// Its name.
+    pub backend: String,
+}
+
+impl FromStr for BackendPath {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed.split_once('/') {
+            Some((service, backend)) if !service.is_empty() && !backend.is_empty() => Ok(Self {
+                service: service.to_owned(),
+                backend: backend.to_owned(),
+            }),
+            _ => Err("write SERVICE/BACKEND, such as web/web-1".to_owned()),
+        }
+    }
+}
+
+/// A ceiling as it is typed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pin {
+    /// So many connections.
+    At(u32),
+    /// What the policy says.
+    Auto,
+}
+
+impl FromStr for Pin {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        if typed == "auto" {
+            return Ok(Self::Auto);
+        }
+        typed
+            .parse()
+            .map(Self::At)
+            .map_err(|_| "write a number of connections, or auto".to_owned())
+    }
+}
+
 /// `unload`
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct UnloadArgs {
@@ -210,12 +296,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ceiling_is_a_number_or_auto() {
+        for (typed, pin) in [("24", Pin::At(24)), ("auto", Pin::Auto)] {
+            let line = ["dispatcher", "ceiling", "web/web-1", typed];
+            let Command::Ceiling(args) = Cli::parse_from(line).command else {
+                panic!("not read as ceiling");
+            };
+            assert_eq!(args.ceiling, pin);
+            assert_eq!(args.backend.service, "web");
+            assert_eq!(args.backend.backend, "web-1");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_told_apart() {
         for (typed, kind) in [
             ("dispatcher run", ErrorKind::MissingRequiredArgument),
             ("dispatcher walk", ErrorKind::InvalidSubcommand),
             ("dispatcher status --jsn", ErrorKind::UnknownArgument),
             ("dispatcher flows --client me", ErrorKind::ValueValidation),
+            ("dispatcher ceiling web 4", ErrorKind::ValueValidation),
+            ("dispatcher ceiling web/a -1", ErrorKind::UnknownArgument),
+            ("dispatcher ceiling web/a many", ErrorKind::ValueValidation),
+            ("dispatcher suggest web/", ErrorKind::ValueValidation),
             (
                 "dispatcher run --config f --log-format xml",
                 ErrorKind::InvalidValue,

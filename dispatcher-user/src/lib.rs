@@ -12,6 +12,8 @@ pub mod datapath;
 pub mod network;
 pub mod agent;
 pub mod engine;
+pub mod governor;
+pub mod daemon;
 
 pub mod config;
 pub mod status;

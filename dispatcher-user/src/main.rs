@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use dispatcher_user::admin::{
-    Client, FlowQuery, QueueQuery, flow_table, queue_table, status_tables,
+    CeilingOrder, Client, FlowQuery, QueueQuery, flow_table, queue_table, status_tables,
 };
 use dispatcher_user::cli::{
-    CheckArgs, Cli, Command, CompletionsArgs, FlowsArgs, QueueArgs, RunArgs, StatusArgs, UnloadArgs,
+    CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, FlowsArgs, Pin, QueueArgs, RunArgs,
+    StatusArgs, SuggestArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
-use dispatcher_user::{datapath, engine, telemetry};
+use dispatcher_user::{daemon, datapath, telemetry};
 use serde_json::json;
 use tokio::runtime;
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status(&args),
         Command::Flows(args) => flows(&args),
         Command::Queue(args) => queue(&args),
+        Command::Ceiling(args) => ceiling(&args),
+        Command::Suggest(args) => suggest(&args),
         Command::Unload(args) => unload(&args),
         Command::Completions(args) => completions(&args),
         Command::Man => man(),
@@ -66,7 +69,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(engine::run(config))?;
+    runtime.block_on(daemon::run(config))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -148,6 +151,46 @@ fn queue(args: &QueueArgs) -> anyhow::Result<ExitCode> {
     let list = answer.value;
     tell_truncated(list.truncated, list.queue.len());
     print(&queue_table(&list.queue))
+}
+
+fn ceiling(args: &CeilingArgs) -> anyhow::Result<ExitCode> {
+    let order = CeilingOrder {
+        service: args.backend.service.clone(),
+        backend: args.backend.backend.clone(),
+        ceiling: match args.ceiling {
+            Pin::At(ceiling) => Some(ceiling),
+            Pin::Auto => None,
+        },
+    };
+    let answer = ask(Client::new(&args.daemon.socket).set_ceiling(&order))??;
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let done = answer.value;
+    let how = if done.pinned {
+        "pinned".to_owned()
+    } else {
+        format!("moved by policy {} again", done.policy)
+    };
+    let (service, backend, ceiling) = (done.service, done.backend, done.ceiling);
+    print(&format!("{service}/{backend}: ceiling {ceiling}, {how}\n"))
+}
+
+fn suggest(args: &SuggestArgs) -> anyhow::Result<ExitCode> {
+    let path = &args.backend;
+    let client = Client::new(&args.daemon.socket);
+    let answer = ask(client.suggestion(&path.service, &path.backend))??;
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let place = format!("{}/{}", path.service, path.backend);
+    print(&match answer.value.suggested {
+        Some(suggested) => format!("{place}: {}: {}\n", suggested.ceiling, suggested.why),
+        None => format!(
+            "{place}: too little was measured yet; it takes windows with traffic at two \
+             ceilings or more\n"
+        ),
+    })
 }
 
 fn tell_truncated(truncated: bool, shown: usize) {

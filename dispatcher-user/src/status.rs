@@ -24,8 +24,23 @@ pub struct Status {
     /// Frames dropped since the program was first attached, by the label of the
     /// [`DropReason`](dispatcher_common::verdict::DropReason); every reason is listed.
     pub dropped: BTreeMap<String, u64>,
+    /// Ceilings that several back-ends share, in the order of the configuration.
+    pub groups: Vec<GroupStatus>,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
+}
+
+/// A ceiling that several back-ends share besides their own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Connections at all its back-ends, half-open ones included.
+    pub active: u64,
+    /// Most of them ever held at once since start.
+    pub active_max: u64,
+    /// Most of them that are admitted.
+    pub ceiling: u64,
 }
 
 /// How the XDP program is attached to all interfaces.
@@ -179,21 +194,64 @@ pub struct BackendStatus {
     pub ceiling_max: u64,
     /// Connections that the server is capable of.
     pub capacity: u64,
+    /// Its share in balancing, relative to the others of its service.
+    pub weight: u32,
+    /// Name of the group whose ceiling it shares.
+    pub group: Option<String>,
     /// Label of the policy that moves the ceiling.
     pub policy: String,
+    /// Whether an operator has pinned the ceiling: then the policy does not move it.
+    pub pinned: bool,
+    /// How the ceiling was last moved, and why; `null` while it was not.
+    pub moved: Option<CeilingMove>,
+    /// How often the ceiling was moved, by reason.
+    pub moves: BTreeMap<String, u64>,
+    /// The ceiling that the measurements point to; `null` while they tell too little.
+    pub suggested: Option<SuggestedCeiling>,
     /// Time from a request's first byte to the first byte of its response.
-    pub response_ms: ResponseMs,
+    pub response_ms: TimesMs,
     /// Time from SYN to SYN-ACK.
-    pub connect_ms: ConnectMs,
+    pub connect_ms: TimesMs,
+    /// Response times by size; for the metrics, no part of the JSON.
+    #[serde(skip)]
+    pub response_sizes: TimesBySize,
+    /// Connect times by size; the same.
+    #[serde(skip)]
+    pub connect_sizes: TimesBySize,
     /// What happens each second.
     pub rate: Rate,
     /// What happened since start.
     pub total: Totals,
 }
 
-/// Response times, milliseconds; `null` while nothing was measured.
+/// How a ceiling was moved.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CeilingMove {
+    /// The ceiling before.
+    pub from: u64,
+    /// The ceiling after.
+    pub to: u64,
+    /// Label of the reason: one of a few.
+    pub reason: String,
+    /// The reason in words, with the measurement that moved it.
+    pub why: String,
+    /// Since then.
+    pub seconds_ago: f64,
+}
+
+/// A ceiling that measurements point to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SuggestedCeiling {
+    /// The ceiling.
+    pub ceiling: u64,
+    /// What was measured, in words.
+    pub why: String,
+}
+
+/// How long something took over the last one to two minutes, milliseconds; `null` while nothing was
+/// measured. Quantiles are within 1/32 of the truth; mean and longest are exact.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct ResponseMs {
+pub struct TimesMs {
     /// Mean.
     pub mean: Option<f64>,
     /// Half of them took no longer.
@@ -204,13 +262,16 @@ pub struct ResponseMs {
     pub max: Option<f64>,
 }
 
-/// Connect times, milliseconds; `null` while nothing was measured.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct ConnectMs {
-    /// Mean.
-    pub mean: Option<f64>,
-    /// The longest.
-    pub max: Option<f64>,
+/// Times by size, since the daemon started.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct TimesBySize {
+    /// How many took at most so long, for each of
+    /// [`TIMES_BUCKETS`](crate::telemetry::TIMES_BUCKETS).
+    pub at_most: Vec<u64>,
+    /// All.
+    pub count: u64,
+    /// How long they took together.
+    pub sum_seconds: f64,
 }
 
 /// Per second, over the last window of measurement; `null` while nothing was measured.
@@ -236,6 +297,10 @@ pub struct Rate {
 pub struct Totals {
     /// Connections admitted.
     pub connections: u64,
+    /// Requests begun on those connections.
+    pub requests: u64,
+    /// Connections that ended while a request had no answer.
+    pub unanswered: u64,
     /// Packets from clients.
     pub packets_in: u64,
     /// Packets to clients.

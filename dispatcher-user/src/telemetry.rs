@@ -17,19 +17,27 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{
-    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+    BuildError, LabelSet, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+    formatting,
 };
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Control, serve};
-use crate::status::{BackendState, BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendState, BackendStatus, ServiceStatus, Status, TimesBySize};
 
 /// Upper bounds of the buckets of `dispatcher_queue_wait_seconds`: from what a busy host needs to
 /// release a request to beyond the usual queue timeout.
 pub const QUEUE_WAIT_BUCKETS: [f64; 14] = [
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Upper bounds of the buckets of the histograms of back-ends: from a server on the same wire to one
+/// that its clients have given up.
+pub const TIMES_BUCKETS: [f64; 16] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
 ];
 
 /// How often recorded waiting times are put into their buckets, so that few are held singly.
@@ -99,6 +107,24 @@ metric_table! {
         "Connections by state: active or half_open; both count against the ceiling";
     CEILING: Gauge Count "dispatcher_backend_ceiling" ["service", "backend"],
         "Most connections that the back-end is given now";
+    PINNED: Gauge Count "dispatcher_backend_ceiling_pinned" ["service", "backend"],
+        "1 while an operator has pinned the ceiling, else 0";
+    SUGGESTED: Gauge Count "dispatcher_backend_ceiling_suggested" ["service", "backend"],
+        "The ceiling that the measurements point to";
+    MOVES: Counter Count "dispatcher_backend_ceiling_moves_total"
+        ["service", "backend", "reason"], "Moves of the ceiling";
+    GROUP_CONNECTIONS: Gauge Count "dispatcher_group_connections" ["group"],
+        "Connections at all back-ends of the group, half-open ones included";
+    GROUP_CEILING: Gauge Count "dispatcher_group_ceiling" ["group"],
+        "Most connections that the back-ends of the group are given together";
+    REQUESTS_BEGUN: Counter Count "dispatcher_backend_requests_total" ["service", "backend"],
+        "Requests begun on connections of the back-end";
+    UNANSWERED: Counter Count "dispatcher_backend_unanswered_total" ["service", "backend"],
+        "Connections that ended while a request had no answer";
+    RESPONSE: Histogram Seconds "dispatcher_backend_response_seconds" ["service", "backend"],
+        "From a request's first byte to the first byte of its response";
+    CONNECT: Histogram Seconds "dispatcher_backend_connect_seconds" ["service", "backend"],
+        "From SYN to SYN-ACK";
     UP: Gauge Count "dispatcher_backend_up" ["service", "backend"],
         "1 while the back-end is given new connections, else 0";
     PACKETS: Counter Count "dispatcher_backend_packets_total" ["service", "backend", "direction"],
@@ -194,7 +220,50 @@ impl Telemetry {
         scrape.set_all(status);
         let mut text = scrape.0.handle().render();
         text.push_str(&self.handle.render());
+        write_times(&mut text, &RESPONSE, status, |backend| {
+            &backend.response_sizes
+        });
+        write_times(&mut text, &CONNECT, status, |backend| {
+            &backend.connect_sizes
+        });
         text
+    }
+}
+
+/// Writes a histogram that was counted by the program, which the recorder has no way to take up.
+fn write_times(
+    text: &mut String,
+    metric: &Metric,
+    status: &Status,
+    of: impl Fn(&BackendStatus) -> &TimesBySize,
+) {
+    let name = metric.name;
+    formatting::write_help_line(text, name, None, None, metric.help);
+    formatting::write_type_line(text, name, None, None, "histogram");
+    for service in &status.services {
+        for backend in &service.backends {
+            let key = metric.key(&[&service.name, &backend.name]);
+            let labels = LabelSet::from_key_and_global(&key, &Default::default());
+            let times = of(backend);
+            let mut line = |suffix, bound: Option<&str>, value: f64| {
+                let bound = bound.map(|bound| ("le", bound));
+                formatting::write_metric_line(
+                    text,
+                    name,
+                    Some(suffix),
+                    &labels,
+                    bound,
+                    value,
+                    None,
+                );
+            };
+            for (bound, count) in TIMES_BUCKETS.iter().zip(&times.at_most) {
+                line("bucket", Some(&bound.to_string()), *count as f64);
+            }
+            line("bucket", Some("+Inf"), times.count as f64);
+            line("sum", None, times.sum_seconds);
+            line("count", None, times.count as f64);
+        }
     }
 }
 
@@ -229,6 +298,10 @@ impl Scrape {
         self.gauge(&FLOW_CAPACITY, &[], status.flows.capacity);
         for (reason, count) in &status.dropped {
             self.counter(&DROPPED, &[reason], *count);
+        }
+        for group in &status.groups {
+            self.gauge(&GROUP_CONNECTIONS, &[&group.name], group.active);
+            self.gauge(&GROUP_CEILING, &[&group.name], group.ceiling);
         }
         for service in &status.services {
             self.set_service(service);
@@ -267,6 +340,15 @@ impl Scrape {
         );
         self.gauge(&CEILING, &[service, name], backend.ceiling);
         self.gauge(&UP, &[service, name], u64::from(up));
+        self.gauge(&PINNED, &[service, name], u64::from(backend.pinned));
+        if let Some(suggested) = &backend.suggested {
+            self.gauge(&SUGGESTED, &[service, name], suggested.ceiling);
+        }
+        for (reason, count) in &backend.moves {
+            self.counter(&MOVES, &[service, name, reason], *count);
+        }
+        self.counter(&REQUESTS_BEGUN, &[service, name], total.requests);
+        self.counter(&UNANSWERED, &[service, name], total.unanswered);
         self.counter(&PACKETS, &[service, name, "in"], total.packets_in);
         self.counter(&PACKETS, &[service, name, "out"], total.packets_out);
         self.counter(&BYTES, &[service, name, "in"], total.bytes_in);

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use axum::http::{Request, StatusCode, header, request};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -15,7 +15,9 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{ErrorBody, FlowQuery, QueueQuery};
+use super::{
+    CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery, Suggestion, SuggestionQuery,
+};
 
 /// How long an answer may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -122,13 +124,55 @@ impl Client {
         self.get("/v1/queue", query).await
     }
 
+    /// `GET /v1/suggestion`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn suggestion(
+        &self,
+        service: &str,
+        backend: &str,
+    ) -> Result<Answer<Suggestion>, ClientError> {
+        let query = SuggestionQuery {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
+        };
+        self.get("/v1/suggestion", &query).await
+    }
+
+    /// `POST /v1/ceiling`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn set_ceiling(
+        &self,
+        order: &CeilingOrder,
+    ) -> Result<Answer<CeilingDone>, ClientError> {
+        let body = serde_json::to_vec(order).map_err(|error| self.no_answer(&error))?;
+        let request = Request::post("/v1/ceiling").header(header::CONTENT_TYPE, "application/json");
+        self.ask(request, body.into()).await
+    }
+
     async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &impl Serialize,
     ) -> Result<Answer<T>, ClientError> {
         let query = serde_urlencoded::to_string(query).map_err(|error| self.no_answer(&error))?;
-        let (status, body) = timeout(ANSWER_TIME_MAX, self.exchange(path, &query))
+        let uri = if query.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{query}")
+        };
+        self.ask(Request::get(uri), Bytes::new()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: request::Builder,
+        body: Bytes,
+    ) -> Result<Answer<T>, ClientError> {
+        let (status, body) = timeout(ANSWER_TIME_MAX, self.exchange(request, body))
             .await
             .map_err(|_| self.no_answer(&format!("nothing within {ANSWER_TIME_MAX:?}")))??;
         if status != StatusCode::OK {
@@ -143,7 +187,11 @@ impl Client {
         Ok(Answer { json, value })
     }
 
-    async fn exchange(&self, path: &str, query: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        request: request::Builder,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -156,14 +204,9 @@ impl Client {
             .map_err(|error| self.no_answer(&error))?;
         // What goes wrong with the connection is told where the answer is awaited.
         let driver = tokio::spawn(connection);
-        let uri = if query.is_empty() {
-            path.to_owned()
-        } else {
-            format!("{path}?{query}")
-        };
-        let request = Request::get(uri)
+        let request = request
             .header(header::HOST, "dispatcher")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|error| self.no_answer(&error))?;
         let response = sender
             .send_request(request)

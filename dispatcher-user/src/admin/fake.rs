@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Control, FlowFilter, QueueFilter};
+use super::{CeilingDone, CeilingOrder, Control, FlowFilter, QueueFilter};
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, ConnectMs, FlowRow, FlowState, FlowTableStatus,
-    FrameStatus, QueueRow, QueueStatus, Rate, Requests, ResponseMs, ServiceStatus, Status, Totals,
-    WaitMs,
+    AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
+    FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
+    SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
+use crate::telemetry::TIMES_BUCKETS;
 
 pub(crate) const FLOWS: usize = 5;
 pub(crate) const QUEUED: usize = 3;
@@ -48,6 +49,16 @@ impl Control for Fake {
 
     async fn queue(&self, filter: QueueFilter) -> anyhow::Result<Vec<QueueRow>> {
         Ok((1..=QUEUED).map(queued).take(filter.limit).collect())
+    }
+
+    async fn set_ceiling(&self, order: CeilingOrder) -> anyhow::Result<CeilingDone> {
+        Ok(CeilingDone {
+            pinned: order.ceiling.is_some(),
+            ceiling: order.ceiling.unwrap_or(32),
+            service: order.service,
+            backend: order.backend,
+            policy: "queue-depth".to_owned(),
+        })
     }
 }
 
@@ -92,6 +103,12 @@ pub(crate) fn status() -> Status {
             in_flight: 6,
         },
         dropped: BTreeMap::from([("no_flow".to_owned(), 7), ("fragment".to_owned(), 0)]),
+        groups: vec![GroupStatus {
+            name: "db".to_owned(),
+            active: 32,
+            active_max: 40,
+            ceiling: 100,
+        }],
         services: vec![ServiceStatus {
             name: "web".to_owned(),
             address: "192.0.2.10:80".parse().unwrap(),
@@ -131,15 +148,46 @@ fn backend() -> BackendStatus {
         ceiling_min: 1,
         ceiling_max: 255,
         capacity: 256,
-        policy: "fixed".to_owned(),
-        response_ms: ResponseMs::default(),
-        connect_ms: ConnectMs::default(),
+        weight: 1,
+        group: Some("db".to_owned()),
+        policy: "queue-depth".to_owned(),
+        pinned: false,
+        moved: Some(CeilingMove {
+            from: 30,
+            to: 32,
+            reason: "raised_queue".to_owned(),
+            why: "queue 12.3 > 1".to_owned(),
+            seconds_ago: 3.0,
+        }),
+        moves: BTreeMap::from([("raised_queue".to_owned(), 11)]),
+        suggested: Some(SuggestedCeiling {
+            ceiling: 28,
+            why: "best 950 requests/s at 28 connections".to_owned(),
+        }),
+        response_ms: TimesMs {
+            mean: Some(4.1),
+            p50: Some(3.9),
+            p99: Some(9.0),
+            max: Some(12.0),
+        },
+        connect_ms: TimesMs::default(),
+        response_sizes: TimesBySize {
+            at_most: (1..=TIMES_BUCKETS.len() as u64).collect(),
+            count: 58,
+            sum_seconds: 0.25,
+        },
+        connect_sizes: TimesBySize {
+            at_most: vec![0; TIMES_BUCKETS.len()],
+            ..TimesBySize::default()
+        },
         rate: Rate {
             connections: Some(900.0),
             ..Rate::default()
         },
         total: Totals {
             connections: 60,
+            requests: 58,
+            unanswered: 1,
             packets_in: 5400,
             packets_out: 5401,
             bytes_in: 100_000,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{FlowRow, QueueRow, Status};
+use crate::status::{FlowRow, QueueRow, Status, SuggestedCeiling};
 
 pub use client::{Client, ClientError};
 pub use server::AdminServer;
@@ -46,6 +46,62 @@ pub trait Control: Clone + Send + Sync + 'static {
         &self,
         filter: QueueFilter,
     ) -> impl Future<Output = anyhow::Result<Vec<QueueRow>>> + Send;
+
+    /// Pins a ceiling, or gives it back to its policy; the names and the number were found right.
+    fn set_ceiling(
+        &self,
+        order: CeilingOrder,
+    ) -> impl Future<Output = anyhow::Result<CeilingDone>> + Send;
+}
+
+/// The body of `POST /v1/ceiling`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CeilingOrder {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// Connections; `null` for what the policy says.
+    pub ceiling: Option<u32>,
+}
+
+/// The answer to it: the ceiling in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CeilingDone {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// Connections.
+    pub ceiling: u32,
+    /// Whether it stays there.
+    pub pinned: bool,
+    /// Label of the policy.
+    pub policy: String,
+}
+
+/// The parameters of `GET /v1/suggestion`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuggestionQuery {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+}
+
+/// The answer to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Suggestion {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// Ceiling in force.
+    pub ceiling: u64,
+    /// What the measurements point to; `null` while they tell too little.
+    pub suggested: Option<SuggestedCeiling>,
 }
 
 /// Which flows to list; nothing given, all.

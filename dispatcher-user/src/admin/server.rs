@@ -2,20 +2,23 @@
 
 use std::path::Path;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::socket::{SocketFile, listen_at};
 use super::{
-    Control, ErrorBody, FlowFilter, FlowQuery, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, QueueFilter,
-    QueueQuery, serve,
+    CeilingDone, CeilingOrder, Control, ErrorBody, FlowFilter, FlowQuery, LIST_LIMIT_DEFAULT,
+    LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion, SuggestionQuery, serve,
 };
-use crate::status::{FlowList, QueueList, Status};
+use crate::status::{BackendStatus, FlowList, QueueList, Status};
+
+/// Most bytes of a request's body; a longer one is answered 413.
+const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// The admin socket, bound.
 #[derive(Debug)]
@@ -51,6 +54,9 @@ fn router<C: Control>(control: C) -> Router {
         .route("/v1/status", get(status::<C>))
         .route("/v1/flows", get(flows::<C>))
         .route("/v1/queue", get(queue::<C>))
+        .route("/v1/suggestion", get(suggestion::<C>))
+        .route("/v1/ceiling", post(ceiling::<C>))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .with_state(control)
@@ -70,6 +76,12 @@ impl From<QueryRejection> for Failure {
     }
 }
 
+impl From<JsonRejection> for Failure {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
@@ -77,12 +89,13 @@ impl From<anyhow::Error> for Failure {
 }
 
 async fn not_found() -> Failure {
-    let error = "nothing here; there are /v1/status, /v1/flows and /v1/queue";
+    let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion and \
+                 /v1/ceiling";
     Failure(StatusCode::NOT_FOUND, error.to_owned())
 }
 
 async fn not_allowed() -> Failure {
-    let error = "this can only be read: use GET";
+    let error = "use GET; POST for /v1/ceiling";
     Failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
 }
 
@@ -124,6 +137,55 @@ async fn queue<C: Control>(
     let mut queue = control.queue(filter).await?;
     let truncated = cut(&mut queue, limit);
     Ok(Json(QueueList { queue, truncated }))
+}
+
+async fn suggestion<C: Control>(
+    State(control): State<C>,
+    query: Result<Query<SuggestionQuery>, QueryRejection>,
+) -> Result<Json<Suggestion>, Failure> {
+    let Query(SuggestionQuery { service, backend }) = query?;
+    let status = control.status().await?;
+    let found = the_backend(&status, &service, &backend)?;
+    Ok(Json(Suggestion {
+        ceiling: found.ceiling,
+        suggested: found.suggested.clone(),
+        service,
+        backend,
+    }))
+}
+
+async fn ceiling<C: Control>(
+    State(control): State<C>,
+    order: Result<Json<CeilingOrder>, JsonRejection>,
+) -> Result<Json<CeilingDone>, Failure> {
+    let Json(order) = order?;
+    let status = control.status().await?;
+    let backend = the_backend(&status, &order.service, &order.backend)?;
+    let (min, max) = (backend.ceiling_min, backend.ceiling_max);
+    if let Some(ceiling) = order.ceiling
+        && !(min..=max).contains(&u64::from(ceiling))
+    {
+        let error = format!(
+            "ceiling is {ceiling}; that of {}/{} must be {min} to {max}",
+            order.service, order.backend
+        );
+        return Err(Failure(StatusCode::BAD_REQUEST, error));
+    }
+    Ok(Json(control.set_ceiling(order).await?))
+}
+
+fn the_backend<'a>(
+    status: &'a Status,
+    service: &str,
+    backend: &str,
+) -> Result<&'a BackendStatus, Failure> {
+    known_service(status, Some(service))?;
+    known_backend(status, Some(service), Some(backend))?;
+    let mut services = status.services.iter();
+    services
+        .find(|known| known.name == service)
+        .and_then(|service| service.backends.iter().find(|known| known.name == backend))
+        .ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("no {service}/{backend}")))
 }
 
 /// One row more than shown is asked for, which tells whether there are more.

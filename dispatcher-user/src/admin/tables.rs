@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use crate::status::{BackendStatus, FlowRow, QueueRow, ServiceStatus, Status};
+use crate::status::{BackendStatus, CeilingMove, FlowRow, QueueRow, ServiceStatus, Status};
 
 /// Spaces between columns.
 const GAP: usize = 2;
@@ -78,6 +78,12 @@ pub fn status_tables(status: &Status) -> String {
     if !dropped.is_empty() {
         text.push_str(&format!("dropped: {}\n", dropped.join(", ")));
     }
+    for group in &status.groups {
+        text.push_str(&format!(
+            "group {}: {} of {} connections, most {}\n",
+            group.name, group.active, group.ceiling, group.active_max
+        ));
+    }
     for service in &status.services {
         text.push('\n');
         service_table(&mut text, service);
@@ -129,13 +135,44 @@ fn service_table(text: &mut String, service: &ServiceStatus) {
         ("ceiling", Right),
         ("capacity", Right),
         ("conn/s", Right),
+        ("p50 ms", Right),
+        ("p99 ms", Right),
     ];
     let rows: Vec<_> = service.backends.iter().map(backend_row).collect();
     text.push_str(&aligned(head, &rows, "  "));
+    for backend in &service.backends {
+        ceiling_line(text, backend);
+    }
 }
 
-fn backend_row(backend: &BackendStatus) -> [String; 9] {
-    let rate = backend.rate.connections;
+/// Why the ceiling is what it is, where there is something to tell.
+fn ceiling_line(text: &mut String, backend: &BackendStatus) {
+    let mut told = Vec::new();
+    if backend.pinned {
+        told.push(format!("pinned at {}", backend.ceiling));
+    }
+    if let Some(CeilingMove {
+        from,
+        to,
+        why,
+        seconds_ago,
+        ..
+    }) = &backend.moved
+    {
+        let ago = rounded(*seconds_ago);
+        told.push(format!("ceiling {from} to {to} {ago} ago: {why}"));
+    }
+    if let Some(suggested) = &backend.suggested {
+        told.push(format!("suggested {}", suggested.ceiling));
+    }
+    if !told.is_empty() {
+        text.push_str(&format!("  {}: {}\n", backend.name, told.join("; ")));
+    }
+}
+
+fn backend_row(backend: &BackendStatus) -> [String; 11] {
+    let one_decimal =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
     [
         backend.name.clone(),
         backend.address.to_string(),
@@ -145,7 +182,9 @@ fn backend_row(backend: &BackendStatus) -> [String; 9] {
         backend.active_max.to_string(),
         backend.ceiling.to_string(),
         backend.capacity.to_string(),
-        rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}")),
+        one_decimal(backend.rate.connections),
+        one_decimal(backend.response_ms.p50),
+        one_decimal(backend.response_ms.p99),
     ]
 }
 

@@ -15,9 +15,10 @@ use tokio::time::timeout;
 
 use super::fake::{self, Fake};
 use super::{
-    AdminServer, Client, ClientError, FlowQuery, QueueQuery, flow_table, http, queue_table,
-    status_tables,
+    AdminServer, CeilingOrder, Client, ClientError, FlowQuery, QueueQuery, flow_table, http,
+    queue_table, status_tables,
 };
+use crate::status::{Status, TimesBySize};
 
 /// A directory of this test's own, removed at the end.
 struct Directory(PathBuf);
@@ -91,7 +92,23 @@ async fn the_status_has_the_names_that_users_rely_on() {
     let (line, body) = running
         .ask("GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n")
         .await;
-    let unknown_response = json!({ "mean": null, "p50": null, "p99": null, "max": null });
+    let unknown = json!({ "mean": null, "p50": null, "p99": null, "max": null });
+    let backend = json!({ "name": "web-1", "address": "10.0.0.11:8080", "state": "up",
+    "active": 30, "half_open": 2, "active_max": 32, "ceiling": 32,
+    "ceiling_min": 1, "ceiling_max": 255, "capacity": 256, "weight": 1,
+    "group": "db", "policy": "queue-depth", "pinned": false,
+    "moved": { "from": 30, "to": 32, "reason": "raised_queue",
+    "why": "queue 12.3 > 1", "seconds_ago": 3.0 },
+    "moves": { "raised_queue": 11 },
+    "suggested": { "ceiling": 28,
+    "why": "best 950 requests/s at 28 connections" },
+    "response_ms": { "mean": 4.1, "p50": 3.9, "p99": 9.0, "max": 12.0 },
+    "connect_ms": unknown,
+    "rate": { "connections": 900.0, "requests": null, "packets_in": null,
+    "packets_out": null, "bytes_in": null, "bytes_out": null },
+    "total": { "connections": 60, "requests": 58, "unanswered": 1,
+    "packets_in": 5400,
+    "packets_out": 5401, "bytes_in": 100_000, "bytes_out": 900_000 } });
     assert_eq!(line, "HTTP/1.1 200 OK");
     assert_eq!(
         body,
@@ -99,21 +116,23 @@ async fn the_status_has_the_names_that_users_rely_on() {
           "flows": { "used": 12, "capacity": 262_144 },
           "frames": { "total": 4096, "home": 4090, "in_flight": 6 },
           "dropped": { "no_flow": 7, "fragment": 0 },
+          "groups": [ { "name": "db", "active": 32, "active_max": 40, "ceiling": 100 } ],
           "services": [ { "name": "web", "address": "192.0.2.10:80",
               "queue": { "depth": 3, "capacity": 1024, "oldest_wait_ms": 120,
                   "wait_ms": { "p50": 40, "p99": 180, "max": null } },
               "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
                   "expired": 10, "abandoned": 7, "retransmitted": 11 },
-              "backends": [ { "name": "web-1", "address": "10.0.0.11:8080", "state": "up",
-                  "active": 30, "half_open": 2, "active_max": 32, "ceiling": 32,
-                  "ceiling_min": 1, "ceiling_max": 255, "capacity": 256, "policy": "fixed",
-                  "response_ms": unknown_response,
-                  "connect_ms": { "mean": null, "max": null },
-                  "rate": { "connections": 900.0, "requests": null, "packets_in": null,
-                      "packets_out": null, "bytes_in": null, "bytes_out": null },
-                  "total": { "connections": 60, "packets_in": 5400, "packets_out": 5401,
-                      "bytes_in": 100_000, "bytes_out": 900_000 } } ] } ] })
+              "backends": [ backend ] } ] })
     );
+}
+
+/// The status without what JSON does not tell.
+fn as_told() -> Status {
+    let mut status = fake::status();
+    let backend = &mut status.services[0].backends[0];
+    backend.response_sizes = TimesBySize::default();
+    backend.connect_sizes = TimesBySize::default();
+    status
 }
 
 #[tokio::test]
@@ -121,7 +140,7 @@ async fn the_client_reads_what_the_server_tells() {
     let running = Running::start();
     let client = running.client();
     let status = client.status().await.unwrap();
-    assert_eq!(status.value, fake::status());
+    assert_eq!(status.value, as_told());
     assert_eq!(
         serde_json::from_str::<Value>(&status.json).unwrap()["version"],
         "0.1.0"
@@ -209,8 +228,15 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (
             "GET /v2/status",
             "404",
-            "there are /v1/status, /v1/flows and /v1/queue",
+            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion and /v1/ceiling",
         ),
+        (
+            "GET /v1/suggestion?service=web&backend=w",
+            "404",
+            "no back-end \"w\"; there are web-1",
+        ),
+        ("GET /v1/ceiling", "405", "use GET; POST for /v1/ceiling"),
+        ("POST /v1/ceiling", "415", "Content-Type: application/json"),
         ("DELETE /v1/status", "405", "use GET"),
     ] {
         let (line, body) = running
@@ -220,6 +246,65 @@ async fn wrong_requests_are_told_what_is_wrong() {
         let told = body["error"].as_str().unwrap_or_default();
         assert!(told.contains(error), "{request}: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_ceiling_is_pinned_and_given_back() {
+    let running = Running::start();
+    let client = running.client();
+    let mut order = CeilingOrder {
+        service: "web".to_owned(),
+        backend: "web-1".to_owned(),
+        ceiling: Some(24),
+    };
+    let done = client.set_ceiling(&order).await.unwrap().value;
+    assert_eq!((done.ceiling, done.pinned), (24, true));
+    order.ceiling = None;
+    let done = client.set_ceiling(&order).await.unwrap().value;
+    assert!(!done.pinned);
+    order.ceiling = Some(256);
+    let error = client.set_ceiling(&order).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "ceiling is 256; that of web/web-1 must be 1 to 255"
+    );
+    order.service = "wob".to_owned();
+    let error = client.set_ceiling(&order).await.unwrap_err();
+    assert_eq!(error.to_string(), "no service \"wob\"; there are web");
+}
+
+#[tokio::test]
+async fn an_order_that_is_none_is_told_what_is_wrong() {
+    let running = Running::start();
+    for (body, status, error) in [
+        ("{}".to_owned(), "422", "missing field `service`"),
+        (r#"{"ceiling":"#.to_owned(), "400", "EOF"),
+        (
+            r#"{"service":"web","backend":"web-1","ceiling":-1}"#.to_owned(),
+            "422",
+            "invalid value",
+        ),
+        (format!("{:20000}", ""), "413", "length limit exceeded"),
+    ] {
+        let request = format!(
+            "POST /v1/ceiling HTTP/1.1\r\nhost: d\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (line, told) = running.ask(&request).await;
+        assert_eq!(line.split(' ').nth(1), Some(status), "{told}");
+        let told = told["error"].as_str().unwrap_or_default();
+        assert!(told.contains(error), "{body:.40}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_suggestion_says_why() {
+    let running = Running::start();
+    let told = running.client().suggestion("web", "web-1").await.unwrap();
+    let suggested = told.value.suggested.unwrap();
+    assert_eq!((told.value.ceiling, suggested.ceiling), (32, 28));
+    assert_eq!(suggested.why, "best 950 requests/s at 28 connections");
 }
 
 #[tokio::test]
@@ -275,7 +360,7 @@ async fn more_connections_than_the_bound_wait_for_their_turn() {
         http::CONNECTIONS_MAX
     );
     idle.pop();
-    assert_eq!(status.await.unwrap().value, fake::status());
+    assert_eq!(status.await.unwrap().value, as_told());
 }
 
 #[tokio::test]
@@ -386,12 +471,16 @@ fn tables_are_aligned() {
         "\
 dispatcher 0.1.0, up 12s, attached native, flows 12 of 262144
 dropped: no_flow 7
+group db: 32 of 100 connections, most 40
 
 web  192.0.2.10:80
   queue     3 of 1024, oldest 120 ms; waited p50 40 ms, p99 180 ms, max -
   requests  100 received: 60 admitted, 20 refused, 10 expired, 7 abandoned, 3 queued
-  back-end  address         state  active  half-open  most  ceiling  capacity  conn/s
-  web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0
+  back-end  address         state  active  half-open  most  ceiling  capacity  conn/s  p50 ms  \
+p99 ms
+  web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0     3.9     \
+9.0
+  web-1: ceiling 30 to 32 3.0s ago: queue 12.3 > 1; suggested 28
 "
     );
     assert_eq!(

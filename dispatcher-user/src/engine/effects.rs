@@ -72,7 +72,6 @@ impl Engine {
         });
         match self.datapath.flows().install(&pair) {
             Ok(()) => {
-                self.note_admitted(backend);
                 let packet = syn.packet(&pair.forward.translation);
                 let sent = if is_known(&way.next_hop) {
                     self.sockets.send(&way.next_hop, &packet)
@@ -134,10 +133,6 @@ impl Engine {
         // A tick that has begun counts as over: a flow is not thought idle for longer than it is.
         self.admission
             .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
-    }
-
-    fn note_admitted(&mut self, backend: BackendId) {
-        self.backends[backend.0 as usize].connections += 1;
     }
 
     fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {

@@ -17,7 +17,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use super::clock;
-use crate::admin::{Control, FlowFilter, QueueFilter};
+use crate::admin::{FlowFilter, QueueFilter};
+use crate::admission::{BackendId, BackendState, ServiceId, ServiceWindow};
 use crate::datapath::FlowTable;
 use crate::network::NetworkView;
 use crate::status::{FlowRow, FlowState, QueueRow, Status};
@@ -33,9 +34,37 @@ const STOPPING: &str = "the daemon is stopping";
 /// What the thread can be asked.
 pub(super) enum Message {
     Network(Arc<NetworkView>),
-    Status(oneshot::Sender<Arc<Status>>),
+    Status(oneshot::Sender<Status>),
     Queue(QueueFilter, oneshot::Sender<Vec<QueueRow>>),
+    Window(ServiceId, oneshot::Sender<Option<ServiceWindow>>),
+    Adjust(Vec<Adjustment>),
     Stop,
+}
+
+/// What is to change of a back-end; what is not given stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adjustment {
+    /// The back-end.
+    pub backend: BackendId,
+    /// Its ceiling.
+    pub ceiling: Option<u32>,
+    /// Whether it takes new flows.
+    pub state: Option<BackendState>,
+    /// How long its responses take.
+    pub response_time: Option<Duration>,
+}
+
+impl Adjustment {
+    /// Nothing is to change.
+    #[must_use]
+    pub const fn of(backend: BackendId) -> Self {
+        Self {
+            backend,
+            ceiling: None,
+            state: None,
+            response_time: None,
+        }
+    }
 }
 
 /// The thread's end.
@@ -127,23 +156,63 @@ impl Handle {
         }
         answered.await.map_err(|_| anyhow!(STOPPING))
     }
-}
 
-impl Control for Handle {
-    async fn status(&self) -> Result<Arc<Status>> {
+    /// The whole picture, without what is measured elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is stopping, or too many ask.
+    pub async fn status(&self) -> Result<Status> {
         self.ask(Message::Status).await
     }
 
-    /// Reads the table beside the thread, which has no time for a million rows.
-    async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowRow>> {
+    /// Flows that the filter lets through. Reads the table beside the thread, which has no time
+    /// for a million rows.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be read.
+    pub async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowRow>> {
         let Self {
             names, pin_path, ..
         } = self.clone();
         tokio::task::spawn_blocking(move || flows(&names, &pin_path, &filter)).await?
     }
 
-    async fn queue(&self, filter: QueueFilter) -> Result<Vec<QueueRow>> {
+    /// Requests that wait and that the filter lets through, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::status`].
+    pub async fn queue(&self, filter: QueueFilter) -> Result<Vec<QueueRow>> {
         self.ask(|answer| Message::Queue(filter, answer)).await
+    }
+
+    /// What admission measured of a service since this was last asked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::status`].
+    pub async fn window(&self, service: ServiceId) -> Result<Option<ServiceWindow>> {
+        self.ask(|answer| Message::Window(service, answer)).await
+    }
+
+    /// Changes back-ends.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is stopping.
+    pub async fn adjust(&self, adjustments: Vec<Adjustment>) -> Result<()> {
+        self.tell(Message::Adjust(adjustments)).await
+    }
+
+    /// Gives the thread a new view of the network.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is stopping.
+    pub async fn set_network(&self, view: Arc<NetworkView>) -> Result<()> {
+        self.tell(Message::Network(view)).await
     }
 }
 

@@ -3,13 +3,13 @@
 //! daemon does runs elsewhere and talks to it through a [`Handle`].
 
 mod adopt;
-mod clock;
+pub(crate) mod clock;
 mod effects;
 mod handle;
 mod host_stack;
 mod report;
-mod run;
 mod sockets;
+mod start;
 pub mod syn;
 mod waits;
 
@@ -27,17 +27,16 @@ use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::admission::{Admission, BackendId, FlowId, ServiceId, Time};
+use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
 use crate::datapath::Datapath;
 use crate::network::{NetworkView, Way};
 use crate::telemetry;
 
-pub use handle::Handle;
-pub use run::run;
+pub use handle::{Adjustment, Handle};
+pub use start::{Running, Started, start};
 
 use handle::{Inbox, Message};
 use host_stack::HostStack;
-use report::Meters;
 use sockets::Sockets;
 use syn::Syn;
 use waits::Waits;
@@ -60,13 +59,19 @@ struct ServiceInfo {
     waits_metric: telemetry::QueueWait,
 }
 
+/// A group as the configuration names it.
+struct GroupInfo {
+    id: GroupId,
+    name: Arc<str>,
+}
+
 /// A back-end as the configuration names it.
 struct BackendInfo {
     id: BackendId,
     name: Arc<str>,
     address: SocketAddr,
     policy: &'static str,
-    meters: Meters,
+    group: Option<Arc<str>>,
 }
 
 /// Everything that the admission thread owns.
@@ -76,6 +81,7 @@ struct Engine {
     sockets: Sockets,
     host_stack: HostStack,
     inbox: Inbox,
+    groups: Vec<GroupInfo>,
     services: Vec<ServiceInfo>,
     by_key: HashMap<ServiceKey, ServiceId, RandomState>,
     /// Where each back-end is and the way to it, by [`BackendId`].
@@ -92,8 +98,6 @@ struct Engine {
     /// Flows still to be compared with the map.
     to_reconcile: Vec<FlowId>,
     started: Time,
-    /// When rates were last measured.
-    measured: Time,
     attached: crate::datapath::AttachedMode,
     stopping: bool,
 }
@@ -103,8 +107,6 @@ struct Engine {
 struct BackendWay {
     address: SocketAddr,
     next_hop: NextHop,
-    /// Connections admitted to it.
-    connections: u64,
 }
 
 impl BackendWay {
@@ -112,7 +114,6 @@ impl BackendWay {
     const UNUSED: Self = Self {
         address: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
         next_hop: NextHop::UNKNOWN,
-        connections: 0,
     };
 }
 
@@ -238,12 +239,33 @@ impl Engine {
             Message::Network(view) => self.set_network(view),
             // Whoever asked may have gone: then nobody misses the answer.
             Message::Status(answer) => {
-                let _ = answer.send(Arc::new(self.status(now)));
+                let _ = answer.send(self.status(now));
             }
             Message::Queue(filter, answer) => {
                 let _ = answer.send(self.queue(now, &filter));
             }
+            Message::Window(service, answer) => {
+                let _ = answer.send(self.admission.take_window(now, service));
+            }
+            Message::Adjust(adjustments) => {
+                for adjustment in adjustments {
+                    self.adjust(now, &adjustment);
+                }
+            }
             Message::Stop => self.stopping = true,
+        }
+    }
+
+    fn adjust(&mut self, now: Time, adjustment: &Adjustment) {
+        let id = adjustment.backend;
+        if let Some(response_time) = adjustment.response_time {
+            self.admission.set_response_time(id, Some(response_time));
+        }
+        if let Some(ceiling) = adjustment.ceiling {
+            self.admission.set_ceiling(now, id, ceiling);
+        }
+        if let Some(state) = adjustment.state {
+            self.admission.set_state(now, id, state);
         }
     }
 
@@ -278,7 +300,6 @@ impl Engine {
                 let error = std::io::Error::from_raw_os_error(errno);
                 tracing::error!(%error, "the kernel refuses flows: their requests are refused");
             }
-            self.measure(now);
         }
     }
 

@@ -1,8 +1,8 @@
-//! What the thread tells of itself: the status, the queue, rates.
+//! What the thread tells of itself: the status, the queue.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dispatcher_common::service::BackendCounters;
 use dispatcher_common::verdict::DropReason;
 
 use super::{BackendInfo, Engine, ServiceInfo};
@@ -10,79 +10,12 @@ use crate::admin::QueueFilter;
 use crate::admission::{self, BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, ConnectMs, FlowTableStatus, QueueRow, QueueStatus,
-    Rate, Requests, ResponseMs, ServiceStatus, Status, Totals, WaitMs,
+    AttachMode, BackendState, BackendStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus,
+    Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
 };
 
-/// How often rates are measured.
-const WINDOW: Duration = Duration::from_secs(1);
-
-/// Counters of a back-end at the start and at the end of a window.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Meters {
-    /// Counters when the daemon started: those of an earlier one may be in the map.
-    base: BackendCounters,
-    last: Option<(Time, u64, BackendCounters)>,
-    rate: Rate,
-}
-
-impl Meters {
-    pub(super) fn starting_at(base: BackendCounters) -> Self {
-        Self {
-            base,
-            ..Self::default()
-        }
-    }
-
-    fn measure(&mut self, now: Time, connections: u64, counters: BackendCounters) {
-        if let Some((then, connections_before, before)) = self.last {
-            let seconds = now.since(then).as_secs_f64();
-            let rate = |after: u64, before: u64| {
-                Some(after.saturating_sub(before) as f64 / seconds.max(f64::MIN_POSITIVE))
-            };
-            self.rate = Rate {
-                connections: rate(connections, connections_before),
-                requests: None,
-                packets_in: rate(counters.packets_in, before.packets_in),
-                packets_out: rate(counters.packets_out, before.packets_out),
-                bytes_in: rate(counters.bytes_in, before.bytes_in),
-                bytes_out: rate(counters.bytes_out, before.bytes_out),
-            };
-        }
-        self.last = Some((now, connections, counters));
-    }
-
-    fn totals(&self, connections: u64, counters: BackendCounters) -> Totals {
-        Totals {
-            connections,
-            packets_in: counters.packets_in.saturating_sub(self.base.packets_in),
-            packets_out: counters.packets_out.saturating_sub(self.base.packets_out),
-            bytes_in: counters.bytes_in.saturating_sub(self.base.bytes_in),
-            bytes_out: counters.bytes_out.saturating_sub(self.base.bytes_out),
-        }
-    }
-}
-
 impl Engine {
-    /// Measures rates when a window is over.
-    pub(super) fn measure(&mut self, now: Time) {
-        if now.since(self.measured) < WINDOW {
-            return;
-        }
-        self.measured = now;
-        for backend in self
-            .services
-            .iter_mut()
-            .flat_map(|service| &mut service.backends)
-        {
-            let admitted = self.backends[backend.id.0 as usize].connections;
-            backend
-                .meters
-                .measure(now, admitted, self.datapath.backend(backend.id.0));
-        }
-    }
-
-    /// The whole picture.
+    /// The whole picture, but for what the program measures of back-ends.
     pub(super) fn status(&mut self, now: Time) -> Status {
         let receive_drops = self.sockets.receive_drops();
         let dropped = DropReason::ALL.iter().map(|&reason| {
@@ -106,10 +39,26 @@ impl Engine {
             },
             frames: self.sockets.frames(),
             dropped: dropped.collect(),
+            groups: self.groups_status(),
             services: (0..self.services.len())
                 .map(|at| self.service_status(now, at))
                 .collect(),
         }
+    }
+
+    fn groups_status(&self) -> Vec<GroupStatus> {
+        let groups = self.groups.iter();
+        groups
+            .filter_map(|group| {
+                let view = self.admission.group(group.id)?;
+                Some(GroupStatus {
+                    name: group.name.to_string(),
+                    active: u64::from(view.held),
+                    active_max: u64::from(view.held_max),
+                    ceiling: u64::from(view.ceiling),
+                })
+            })
+            .collect()
     }
 
     fn service_status(&mut self, now: Time, at: usize) -> ServiceStatus {
@@ -177,14 +126,22 @@ impl Engine {
             ceiling_min: u64::from(view.ceiling_min),
             ceiling_max: u64::from(view.ceiling_max),
             capacity: u64::from(view.settings.capacity),
+            weight: view.settings.weight,
+            group: info.group.as_deref().map(str::to_owned),
             policy: info.policy.to_owned(),
-            response_ms: ResponseMs::default(),
-            connect_ms: ConnectMs::default(),
-            rate: info.meters.rate,
-            total: info.meters.totals(
-                self.backends[info.id.0 as usize].connections,
-                self.datapath.backend(info.id.0),
-            ),
+            pinned: false,
+            moved: None,
+            moves: BTreeMap::new(),
+            suggested: None,
+            response_ms: TimesMs::default(),
+            connect_ms: TimesMs::default(),
+            response_sizes: TimesBySize::default(),
+            connect_sizes: TimesBySize::default(),
+            rate: Rate::default(),
+            total: Totals {
+                connections: view.admitted,
+                ..Totals::default()
+            },
         }
     }
 

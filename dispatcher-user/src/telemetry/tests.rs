@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{METRICS, MetricKind, MetricsServer, QUEUE_WAIT_BUCKETS, Telemetry};
+use super::{METRICS, MetricKind, MetricsServer, QUEUE_WAIT_BUCKETS, TIMES_BUCKETS, Telemetry};
 use crate::admin::fake::{self, Fake};
 
 fn scraped() -> String {
@@ -42,6 +42,19 @@ fn a_scrape_tells_the_status() {
         r#"dispatcher_backend_packets_total{service="web",backend="web-1",direction="out"} 5401"#,
         r#"dispatcher_backend_bytes_total{service="web",backend="web-1",direction="in"} 100000"#,
         r#"dispatcher_backend_bytes_total{service="web",backend="web-1",direction="out"} 900000"#,
+        r#"dispatcher_backend_ceiling_pinned{service="web",backend="web-1"} 0"#,
+        r#"dispatcher_backend_ceiling_suggested{service="web",backend="web-1"} 28"#,
+        r#"dispatcher_backend_ceiling_moves_total{service="web",backend="web-1",reason="raised_queue"} 11"#,
+        r#"dispatcher_group_connections{group="db"} 32"#,
+        r#"dispatcher_group_ceiling{group="db"} 100"#,
+        r#"dispatcher_backend_requests_total{service="web",backend="web-1"} 58"#,
+        r#"dispatcher_backend_unanswered_total{service="web",backend="web-1"} 1"#,
+        r#"dispatcher_backend_response_seconds_bucket{service="web",backend="web-1",le="0.0005"} 2"#,
+        r#"dispatcher_backend_response_seconds_bucket{service="web",backend="web-1",le="30"} 16"#,
+        r#"dispatcher_backend_response_seconds_bucket{service="web",backend="web-1",le="+Inf"} 58"#,
+        r#"dispatcher_backend_response_seconds_sum{service="web",backend="web-1"} 0.25"#,
+        r#"dispatcher_backend_response_seconds_count{service="web",backend="web-1"} 58"#,
+        r#"dispatcher_backend_connect_seconds_count{service="web",backend="web-1"} 0"#,
         r#"dispatcher_queue_wait_seconds_bucket{service="web",le="0.001"} 0"#,
         r#"dispatcher_queue_wait_seconds_bucket{service="web",le="0.0025"} 1"#,
         r#"dispatcher_queue_wait_seconds_bucket{service="web",le="1"} 2"#,
@@ -88,6 +101,7 @@ fn names_follow_the_conventions() {
         assert_eq!(counter, metric.name.ends_with("_total"), "{}", metric.name);
     }
     assert!(QUEUE_WAIT_BUCKETS.is_sorted_by(|a, b| a < b));
+    assert!(TIMES_BUCKETS.is_sorted_by(|a, b| a < b));
 }
 
 #[test]

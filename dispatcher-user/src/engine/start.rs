@@ -1,53 +1,101 @@
-//! Puts the daemon together, waits for the signal to stop, and takes it apart.
+//! Makes the admission thread: opens everything, takes over what an earlier daemon left, attaches
+//! last.
 
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dispatcher_common::service::{Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use super::adopt::Legacy;
 use super::handle::{self, Message, Names};
 use super::host_stack::HostStack;
-use super::report::Meters;
 use super::sockets::Sockets;
 use super::waits::Waits;
-use super::{BackendInfo, BackendWay, Engine, Handle, ServiceInfo, clock, first_control, way_to};
-use crate::admin::AdminServer;
-use crate::admission::{Admission, BackendSettings, Balance, Ceiling, Overflow, ServiceSettings};
-use crate::config::{self, Config, OnExit};
-use crate::datapath::{self, Datapath, DatapathConfig};
+use super::{
+    BackendInfo, BackendWay, Engine, GroupInfo, Handle, ServiceInfo, clock, first_control, way_to,
+};
+use crate::admission::{
+    Admission, BackendId, BackendSettings, Balance, Ceiling, GroupId, Overflow, ServiceId,
+    ServiceSettings,
+};
+use crate::config::{self, Config};
+use crate::datapath::{self, AttachedMode, Datapath, DatapathConfig, Meters};
 use crate::network::{Network, NetworkView};
-use crate::telemetry::{MetricsServer, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::xsk::XskMode;
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
 /// is reached through the host's stack until it is.
 const FIRST_WAYS: Duration = Duration::from_millis(500);
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// The admission thread, running.
+pub struct Running {
+    thread: JoinHandle<Engine>,
+    /// Resolves when the thread has ended, however it did.
+    pub ended: oneshot::Receiver<()>,
+    /// How the program is attached.
+    pub attached: AttachedMode,
+    /// The services of the configuration, in its order, each with its back-ends in their order.
+    pub services: Vec<(ServiceId, Vec<BackendId>)>,
+}
+
+impl Running {
+    /// Stops the thread and closes what it had open. Returns how many flows the program goes on
+    /// with.
+    ///
+    /// # Errors
+    ///
+    /// When the thread has panicked.
+    pub async fn stop(self, handle: &Handle) -> Result<u32> {
+        // A thread that has ended has nobody to stop.
+        let _ = handle.tell(Message::Stop).await;
+        let engine = tokio::task::spawn_blocking(move || self.thread.join())
+            .await?
+            .map_err(|_| anyhow!("the admission thread panicked"))?;
+        Ok(engine.admission.flow_count())
+    }
+}
+
+/// What a start has made.
+pub struct Started {
+    /// The admission thread.
+    pub running: Running,
+    /// The way to talk to it.
+    pub handle: Handle,
+    /// The watch over the network, which runs until it is stopped.
+    pub network: Network,
+    /// Its views, the first one taken.
+    pub views: Views,
+    /// What the program measures of back-ends.
+    pub meters: Meters,
+}
+
+type Views = watch::Receiver<Arc<NetworkView>>;
+
+/// Opens everything, attaches, and starts the thread.
 ///
 /// # Errors
 ///
-/// When it cannot start; nothing is attached then that was not before.
-pub async fn run(config: Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    // The socket of a daemon that runs already is found here, before anything is touched.
-    let admin = AdminServer::bind(&config.admin.socket)?;
-    let metrics = match &config.metrics {
-        Some(metrics) => Some(MetricsServer::bind(metrics.listen).await?),
-        None => None,
-    };
-    let telemetry = Telemetry::new().context("metrics")?;
-    let (engine, handle, network, views) = start(&config, &telemetry).await?;
-    let attached = engine.attached.label();
+/// When something of that fails; nothing is attached then that was not before.
+pub async fn start(config: &Config, telemetry: &Telemetry) -> Result<Started> {
+    let (engine, handle, network, views) = open(config, telemetry).await?;
     let (running, ended) = oneshot::channel::<()>();
+    let attached = engine.attached;
+    let services = engine.services.iter();
+    let services = services
+        .map(|service| {
+            (
+                service.id,
+                service.backends.iter().map(|one| one.id).collect(),
+            )
+        })
+        .collect();
+    let meters = engine.datapath.meters()?;
     let thread = thread::Builder::new()
         .name("admission".into())
         .spawn(move || {
@@ -56,69 +104,23 @@ pub async fn run(config: Config) -> Result<()> {
             engine.run()
         })
         .context("cannot start the admission thread")?;
-    tokio::spawn(follow(views, handle.clone()));
-    let served = tokio::spawn(admin.serve(handle.clone()));
-    tokio::spawn(telemetry.clone().keep_up());
-    if let Some(metrics) = metrics {
-        tokio::spawn(metrics.serve(telemetry, handle.clone()));
-    }
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(
-        interfaces = config.dataplane.interfaces.join(","),
-        mode = attached,
-        services = config.services.len(),
-        backends = config.backends_len(),
-        "ready"
-    );
-
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        // A daemon that admits nobody must not look alive.
-        _ = ended => {}
-    }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    // A thread that has ended has nobody to stop.
-    let _ = handle.tell(Message::Stop).await;
-    let engine = tokio::task::spawn_blocking(move || thread.join())
-        .await?
-        .map_err(|_| anyhow!("the admission thread panicked"))?;
-    network.stop().await;
-    // Dropping the server removes its socket's file.
-    served.abort();
-    let _ = served.await;
-    leave(&config, engine)
+    let running = Running {
+        thread,
+        ended,
+        attached,
+        services,
+    };
+    Ok(Started {
+        running,
+        handle,
+        network,
+        views,
+        meters,
+    })
 }
-
-/// The program stays or goes, as configured.
-fn leave(config: &Config, engine: Engine) -> Result<()> {
-    let flows = engine.admission.flow_count();
-    drop(engine);
-    match config.dataplane.on_exit {
-        OnExit::Keep => tracing::info!(flows, "stopped; the program goes on with these flows"),
-        OnExit::Detach => {
-            datapath::unload(&config.dataplane.pin_path).context("cannot remove the pins")?;
-            tracing::info!(flows, "stopped and detached; these flows are over");
-        }
-    }
-    Ok(())
-}
-
-/// Gives every new view of the network to the admission thread.
-async fn follow(mut views: watch::Receiver<Arc<NetworkView>>, handle: Handle) {
-    while views.changed().await.is_ok() {
-        let view = Arc::clone(&views.borrow_and_update());
-        if handle.tell(Message::Network(view)).await.is_err() {
-            return;
-        }
-    }
-}
-
-type Views = watch::Receiver<Arc<NetworkView>>;
 
 /// Opens everything and attaches last. What a failed start has pinned is removed.
-async fn start(config: &Config, telemetry: &Telemetry) -> Result<(Engine, Handle, Network, Views)> {
+async fn open(config: &Config, telemetry: &Telemetry) -> Result<(Engine, Handle, Network, Views)> {
     let dataplane = &config.dataplane;
     // First, because another dispatcher on the same interfaces shows here.
     let sockets = Sockets::open(&dataplane.interfaces, xsk_mode(dataplane.xsk_mode))?;
@@ -166,6 +168,7 @@ async fn assemble(
         admission: Admission::new(config.dataplane.flow_capacity, RandomState::default()),
         host_stack: HostStack::open()?,
         inbox,
+        groups: Vec::new(),
         services: Vec::new(),
         by_key: std::collections::HashMap::default(),
         backends: Vec::new(),
@@ -175,8 +178,7 @@ async fn assemble(
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
         started: now,
-        measured: now,
-        attached: datapath::AttachedMode::Native,
+        attached: AttachedMode::Native,
         stopping: false,
         network: view,
         sockets,
@@ -222,12 +224,19 @@ impl Engine {
         legacy: &mut Legacy,
     ) -> Result<()> {
         let now = self.started;
+        for group in &config.groups {
+            self.groups.push(GroupInfo {
+                id: self.admission.add_group(group.ceiling)?,
+                name: group.name.as_str().into(),
+            });
+        }
         let mut keys = Vec::new();
         for service in &config.services {
             let id = self.admission.add_service(service_settings(service))?;
             let mut backends = Vec::new();
             for backend in &service.backends {
-                let settings = backend_settings(backend);
+                let group = backend.group.and_then(|at| self.groups.get(at));
+                let settings = backend_settings(backend, group.map(|group| group.id));
                 let number = legacy.number(service.address, backend.address);
                 let id = self
                     .admission
@@ -238,14 +247,13 @@ impl Engine {
                 self.backends[at] = BackendWay {
                     address: backend.address,
                     next_hop: way_to(&self.network, backend.address.ip()),
-                    connections: 0,
                 };
                 backends.push(BackendInfo {
                     id,
                     name: backend.name.as_str().into(),
                     address: backend.address,
                     policy: service.ceiling.policy.label(),
-                    meters: Meters::starting_at(self.datapath.backend(id.0)),
+                    group: group.map(|group| Arc::clone(&group.name)),
                 });
             }
             // A number is given out in succession, and is the place in `services`.
@@ -298,11 +306,16 @@ fn service_settings(service: &config::Service) -> ServiceSettings {
         handshake: service.timeouts.handshake,
         idle: service.timeouts.idle,
         closing: service.timeouts.closing,
-        balance: Balance::RoundRobin,
+        balance: match service.balance {
+            config::Balance::RoundRobin => Balance::RoundRobin,
+            config::Balance::LeastConnections => Balance::LeastConnections,
+            config::Balance::LeastResponseTime => Balance::LeastResponseTime,
+            config::Balance::SourceHash => Balance::SourceHash,
+        },
     }
 }
 
-fn backend_settings(backend: &config::Backend) -> BackendSettings {
+fn backend_settings(backend: &config::Backend, group: Option<GroupId>) -> BackendSettings {
     BackendSettings {
         addr: backend.address.ip().into(),
         port: dispatcher_common::addr::Port::new(backend.address.port()),
@@ -313,7 +326,7 @@ fn backend_settings(backend: &config::Backend) -> BackendSettings {
         },
         capacity: backend.capacity,
         weight: backend.weight,
-        group: None,
+        group,
     }
 }
 

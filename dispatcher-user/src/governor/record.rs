@@ -1,0 +1,276 @@
+//! What is known of one back-end: what was measured, what its ceiling is, and why.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::admission::{BackendId, BackendState, BackendWindow, ServiceWindow, Time};
+use crate::agent::AgentError;
+use crate::ceiling::{AgentReport, AgentState, Bounds, Change, Controller, Settings, Window};
+use crate::config;
+use crate::engine::Adjustment;
+use crate::measure::{Distribution, Measured, Reading, Recent};
+use crate::status::{
+    BackendStatus, CeilingMove, Rate, SuggestedCeiling, TimesBySize, TimesMs, Totals,
+};
+use crate::telemetry::TIMES_BUCKETS;
+
+/// One back-end.
+pub(super) struct Record {
+    id: BackendId,
+    name: Arc<str>,
+    controller: Controller,
+    /// What its agent said last of its state.
+    state: BackendState,
+    /// Whether its agent gave a report when it was last asked; nothing before it was.
+    heard: Option<bool>,
+    /// What the program had counted at the last look.
+    reading: Reading,
+    /// Since the window began.
+    window: Measured,
+    /// Since the daemon started.
+    total: Measured,
+    response: Recent,
+    connect: Recent,
+    /// In the last window.
+    rate: Rate,
+    moved: Option<(Time, Change)>,
+    moves: BTreeMap<&'static str, u64>,
+}
+
+impl Record {
+    /// Nothing measured; `reading` is what an earlier daemon may have left.
+    pub(super) fn new(
+        now: Time,
+        id: BackendId,
+        backend: &config::Backend,
+        settings: &Settings,
+        reading: Reading,
+    ) -> Self {
+        let bounds = Bounds {
+            min: backend.ceiling.min,
+            max: backend.ceiling.max,
+        };
+        Self {
+            id,
+            name: backend.name.as_str().into(),
+            controller: Controller::new(settings, bounds, backend.ceiling.initial),
+            state: BackendState::Up,
+            heard: None,
+            reading,
+            window: Measured::default(),
+            total: Measured::default(),
+            response: Recent::new(now),
+            connect: Recent::new(now),
+            rate: Rate::default(),
+            moved: None,
+            moves: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn id(&self) -> BackendId {
+        self.id
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn ceiling(&self) -> u32 {
+        self.controller.ceiling()
+    }
+
+    /// Takes up what the program counted.
+    pub(super) fn look(&mut self, now: Time, reading: Reading) {
+        let measured = reading.since(&self.reading);
+        self.reading = reading;
+        self.response.add(now, &measured.response);
+        self.connect.add(now, &measured.connect);
+        self.window.add(&measured);
+        self.total.add(&measured);
+    }
+
+    /// A window is over.
+    pub(super) fn decide(
+        &mut self,
+        now: Time,
+        service: &str,
+        of_service: &ServiceWindow,
+        of_backend: &BackendWindow,
+    ) -> Adjustment {
+        let measured = std::mem::take(&mut self.window);
+        let counters = measured.counters;
+        let window = Window {
+            length: of_service.length,
+            held_mean: of_backend.held_mean,
+            held_max: of_backend.held_max,
+            reached: of_backend.reached,
+            queue_mean: of_service.queue_mean,
+            admitted: of_backend.admitted,
+            ended: of_backend.ended,
+            unanswered: counters.unanswered + of_backend.failed,
+            response: measured.response.times(),
+            connect: measured.connect.times(),
+            packets: counters.packets_in + counters.packets_out,
+            bytes: counters.bytes_in + counters.bytes_out,
+        };
+        let seconds = window.length.as_secs_f64();
+        let rate = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
+        self.rate = Rate {
+            connections: rate(window.admitted),
+            requests: rate(window.response.count),
+            packets_in: rate(counters.packets_in),
+            packets_out: rate(counters.packets_out),
+            bytes_in: rate(counters.bytes_in),
+            bytes_out: rate(counters.bytes_out),
+        };
+        let before = self.controller.ceiling();
+        self.controller.decide(&window);
+        self.note_move(now, service, before);
+        Adjustment {
+            ceiling: Some(self.controller.ceiling()),
+            response_time: (window.response.count > 0).then_some(window.response.mean),
+            ..Adjustment::of(self.id)
+        }
+    }
+
+    /// Pins the ceiling, or gives it back.
+    pub(super) fn pin(&mut self, now: Time, service: &str, ceiling: Option<u32>) -> Adjustment {
+        let before = self.controller.ceiling();
+        self.controller.pin(ceiling);
+        self.note_move(now, service, before);
+        Adjustment {
+            ceiling: Some(self.controller.ceiling()),
+            ..Adjustment::of(self.id)
+        }
+    }
+
+    /// Its agent was asked.
+    pub(super) fn hear(
+        &mut self,
+        now: Time,
+        service: &str,
+        answer: Result<AgentReport, AgentError>,
+    ) -> Option<Adjustment> {
+        let report = match answer {
+            Ok(report) => report,
+            Err(error) => {
+                // Once for each silence, not once for each question.
+                if self.heard.replace(false) != Some(false) {
+                    tracing::warn!(%error, "no report");
+                }
+                return None;
+            }
+        };
+        if self.heard.replace(true) == Some(false) {
+            tracing::info!(service, backend = &*self.name, "its agent reports again");
+        }
+        let before = self.controller.ceiling();
+        let state = self.controller.report(&report).map(|state| match state {
+            AgentState::Up => BackendState::Up,
+            AgentState::Drain => BackendState::Draining,
+            AgentState::Down => BackendState::Down,
+        });
+        let state = state.filter(|state| *state != self.state);
+        if let Some(state) = state {
+            self.state = state;
+            let message = report.message.as_deref().unwrap_or_default();
+            tracing::info!(
+                service,
+                backend = &*self.name,
+                ?state,
+                message,
+                "its agent says"
+            );
+            if state == BackendState::Up {
+                self.controller.came_up();
+            }
+        }
+        self.note_move(now, service, before);
+        Some(Adjustment {
+            ceiling: Some(self.controller.ceiling()),
+            state,
+            ..Adjustment::of(self.id)
+        })
+    }
+
+    /// Tells of a move, if there was one.
+    fn note_move(&mut self, now: Time, service: &str, before: u32) {
+        let after = self.controller.ceiling();
+        let Some(change) = self.controller.last_change() else {
+            return;
+        };
+        if after == before {
+            return;
+        }
+        tracing::info!(
+            service,
+            backend = &*self.name,
+            from = before,
+            to = after,
+            why = %change.why,
+            "ceiling moved"
+        );
+        *self.moves.entry(change.why.label()).or_default() += 1;
+        self.moved = Some((now, change.clone()));
+    }
+
+    /// Adds what is known to a status.
+    pub(super) fn fill_in(&mut self, now: Time, told: &mut BackendStatus) {
+        let counters = self.total.counters;
+        told.pinned = self.controller.is_pinned();
+        told.moved = self.moved.as_ref().map(|(then, change)| CeilingMove {
+            from: u64::from(change.from),
+            to: u64::from(change.to),
+            reason: change.why.label().to_owned(),
+            why: change.why.to_string(),
+            seconds_ago: now.since(*then).as_secs_f64(),
+        });
+        let moves = self.moves.iter();
+        told.moves = moves
+            .map(|(reason, count)| ((*reason).to_owned(), *count))
+            .collect();
+        told.suggested = self
+            .controller
+            .suggestion()
+            .map(|suggestion| SuggestedCeiling {
+                ceiling: u64::from(suggestion.ceiling),
+                why: suggestion.to_string(),
+            });
+        told.response_ms = times_ms(&self.response.both(now));
+        told.connect_ms = times_ms(&self.connect.both(now));
+        told.response_sizes = by_size(&self.total.response);
+        told.connect_sizes = by_size(&self.total.connect);
+        told.rate = self.rate;
+        told.total = Totals {
+            connections: told.total.connections,
+            requests: counters.requests,
+            unanswered: counters.unanswered,
+            packets_in: counters.packets_in,
+            packets_out: counters.packets_out,
+            bytes_in: counters.bytes_in,
+            bytes_out: counters.bytes_out,
+        };
+    }
+}
+
+fn times_ms(times: &Distribution) -> TimesMs {
+    if times.count() == 0 {
+        return TimesMs::default();
+    }
+    let ms = |time: std::time::Duration| Some(time.as_secs_f64() * 1000.0);
+    TimesMs {
+        mean: ms(times.mean()),
+        p50: ms(times.quantile(0.5)),
+        p99: ms(times.quantile(0.99)),
+        max: ms(times.max()),
+    }
+}
+
+fn by_size(times: &Distribution) -> TimesBySize {
+    let bounds = TIMES_BUCKETS.map(std::time::Duration::from_secs_f64);
+    TimesBySize {
+        at_most: times.up_to(&bounds),
+        count: times.count(),
+        sum_seconds: times.sum().as_secs_f64(),
+    }
+}
