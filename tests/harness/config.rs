@@ -53,6 +53,8 @@ pub struct Service {
     pub overflow: &'static str,
     /// The policy of its ceilings.
     pub policy: &'static str,
+    /// More lines of `[service.ceiling]`.
+    pub ceiling_keys: String,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
     /// How long a handshake may take, with its unit.
@@ -72,10 +74,14 @@ pub struct Backend {
     pub name: String,
     /// Where it serves.
     pub address: SocketAddr,
-    /// Its ceiling: fixed, or where it starts and the most it becomes.
+    /// Its ceiling: fixed, or where it starts.
     pub ceiling: u32,
+    /// The most that it becomes.
+    pub ceiling_max: u32,
     /// What it is capable of; above the ceiling.
     pub capacity: u32,
+    /// More lines of its table.
+    pub keys: String,
 }
 
 impl Config {
@@ -140,7 +146,9 @@ impl Service {
             name: format!("web-{i}"),
             address: node.at(family, BACKEND_PORT),
             ceiling,
+            ceiling_max: ceiling,
             capacity: 2 * ceiling,
+            keys: String::new(),
         });
         Self {
             name: "web".to_owned(),
@@ -150,6 +158,7 @@ impl Service {
             queue_timeout: "30s",
             overflow: "refuse",
             policy: "fixed",
+            ceiling_keys: String::new(),
             health: "off",
             handshake_timeout: "5s",
             idle_timeout: "5m",
@@ -168,6 +177,7 @@ impl Service {
         writeln!(toml, "timeout  = {:?}", self.queue_timeout)?;
         writeln!(toml, "overflow = {:?}", self.overflow)?;
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
+        writeln!(toml, "{}", self.ceiling_keys)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
         writeln!(toml, "\n[service.timeouts]")?;
         writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;
@@ -175,14 +185,16 @@ impl Service {
         writeln!(toml, "closing   = {:?}", self.closing_timeout)?;
         for backend in &self.backends {
             let (ceiling, capacity) = (backend.ceiling, backend.capacity);
+            let ceiling_max = backend.ceiling_max;
             writeln!(toml, "\n[[service.backend]]")?;
             writeln!(toml, "name     = {:?}", backend.name)?;
             writeln!(toml, "address  = \"{}\"", backend.address)?;
             writeln!(toml, "capacity = {capacity}")?;
             writeln!(
                 toml,
-                "ceiling  = {{ initial = {ceiling}, min = 1, max = {ceiling} }}"
+                "ceiling  = {{ initial = {ceiling}, min = 1, max = {ceiling_max} }}"
             )?;
+            writeln!(toml, "{}", backend.keys)?;
         }
         Ok(())
     }
