@@ -1,6 +1,12 @@
 //! What a back-end's agent reports, and what that does to its ceiling.
 
 use core::fmt;
+use core::time::Duration;
+
+use super::climb::Move;
+use super::guard::View;
+use super::reason::Reason;
+use super::settings::Agent;
 
 /// Longest report that is read, in bytes.
 pub const REPORT_LEN_MAX: usize = 1024;
@@ -149,5 +155,85 @@ impl AgentReport {
     pub fn percent_of_load(load: f64) -> Option<u32> {
         let percent = load * 100.0;
         (percent >= 0.0).then(|| percent.min(f64::from(PERCENT_MAX)).round() as u32)
+    }
+}
+
+/// What the policy remembers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    wanted: Option<Wanted>,
+    /// Since the last report.
+    age: Duration,
+}
+
+/// What the last report that said anything of the ceiling asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    Ceiling(u32),
+    SharePercent(u32),
+    LoadPercent(u32),
+}
+
+impl Memory {
+    /// A window is over.
+    pub(super) const fn pass(&mut self, length: Duration) {
+        self.age = self.age.saturating_add(length);
+    }
+
+    /// A ceiling goes before a share, and a share before a load.
+    pub(super) fn report(&mut self, report: &AgentReport) {
+        self.age = Duration::ZERO;
+        let ceiling = report.ceiling.map(Wanted::Ceiling);
+        let share = report.share_percent.map(Wanted::SharePercent);
+        let load = report.load_percent.map(Wanted::LoadPercent);
+        self.wanted = ceiling.or(share).or(load).or(self.wanted);
+    }
+}
+
+/// A load out of its band moves the ceiling by one in so many.
+const STEP: u32 = 8;
+
+/// `agent`: the ceiling that the back-end asks for; or a share of the greatest one; or, by its load,
+/// a step up or down. A load is obeyed once; a ceiling stands until the next report.
+pub(super) fn decide(settings: &Agent, memory: &mut Memory, initial: u32, view: &View<'_>) -> Move {
+    let ceiling = view.ceiling;
+    let hold = |why| Move { ceiling, why };
+    let Some(wanted) = memory.wanted else {
+        return hold(Reason::AgentSilent);
+    };
+    if memory.age > settings.stale_after {
+        return Move {
+            ceiling: initial,
+            why: Reason::AgentStale { age: memory.age },
+        };
+    }
+    let asked = |ceiling| Move {
+        ceiling,
+        why: Reason::Agent { ceiling },
+    };
+    match wanted {
+        Wanted::Ceiling(ceiling) => asked(ceiling),
+        Wanted::SharePercent(percent) => {
+            let part = (u64::from(view.bounds.max) * u64::from(percent)).div_ceil(100);
+            asked(u32::try_from(part).unwrap_or(u32::MAX))
+        }
+        Wanted::LoadPercent(load) => {
+            memory.wanted = Some(Wanted::LoadPercent(settings.load_low_percent));
+            let (low, high) = (settings.load_low_percent, settings.load_high_percent);
+            let step = ceiling.div_ceil(STEP);
+            if load > high {
+                Move {
+                    ceiling: ceiling.saturating_sub(step),
+                    why: Reason::AgentLoad { load, edge: high },
+                }
+            } else if load < low && view.window.reached && view.forbidden.is_none() {
+                Move {
+                    ceiling: ceiling.saturating_add(step),
+                    why: Reason::AgentLoad { load, edge: low },
+                }
+            } else {
+                hold(Reason::AgentHeld)
+            }
+        }
     }
 }

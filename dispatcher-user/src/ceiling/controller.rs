@@ -1,19 +1,22 @@
 //! The controller of one back-end's ceiling.
 
-use core::fmt;
 use core::time::Duration;
 
-use super::agent::{AgentReport, AgentState};
+use super::agent::{self, AgentReport, AgentState};
+use super::climb::{Climb, Move};
+use super::curve::{Curve, Suggestion};
+use super::guard::{Guard, View};
 use super::reason::Reason;
-use super::settings::{Bounds, Settings};
+use super::settings::{Bounds, Policy, Settings};
 use super::window::Window;
+use super::{fixed, gradient, queue_depth, response_time, slow_start, throughput};
 
 /// A ceiling, and why it is what it is.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Decision {
     /// The ceiling from now on.
     pub ceiling: u32,
-    /// What made it so, in words and numbers for people: `queue 12.3 > 1.0`.
+    /// What made it so, in words and numbers for people: `queue 12.3 > 4: raised`.
     pub why: Reason,
 }
 
@@ -28,38 +31,43 @@ pub struct Change {
     pub why: Reason,
 }
 
-/// The ceiling that the measurements so far point to. Displayed with why: `best 812 requests/s at
-/// 14 connections, p99 38 ms; 9 % less at 24`.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Suggestion {
-    /// The ceiling.
-    pub ceiling: u32,
-    /// Requests a second at it.
-    pub rate: f64,
-    /// The response time there, p99; zero where none was measured.
-    pub p99: Duration,
-    /// The most connections measured, and how much less they gave, in percent of `rate`.
-    pub beyond: Option<(u32, f64)>,
-}
-
-impl fmt::Display for Suggestion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "best {:.0} requests/s at {} connections",
-            self.rate, self.ceiling
-        )
-    }
-}
-
 /// What moves the ceiling of one back-end.
 #[derive(Clone, Debug)]
 pub struct Controller {
     settings: Settings,
     bounds: Bounds,
+    initial: u32,
+    /// What the policy wants.
+    target: u32,
+    /// What is in force: the target, unless it is pinned or slow-started.
     ceiling: u32,
     pinned: Option<u32>,
+    /// How long ago the back-end came up, while that matters.
+    up_for: Option<Duration>,
+    guard: Guard,
+    curve: Curve,
+    memory: Memory,
     last_change: Option<Change>,
+}
+
+/// What a policy remembers.
+#[derive(Clone, Debug)]
+struct Memory {
+    climb: Climb,
+    response_time: response_time::Memory,
+    gradient: gradient::Memory,
+    agent: agent::Memory,
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self {
+            climb: Climb::new(),
+            response_time: response_time::Memory::default(),
+            gradient: gradient::Memory::default(),
+            agent: agent::Memory::default(),
+        }
+    }
 }
 
 impl Controller {
@@ -67,59 +75,178 @@ impl Controller {
     /// that [came up](Self::came_up).
     #[must_use]
     pub fn new(settings: &Settings, bounds: Bounds, initial: u32) -> Self {
+        let bounds = bounds.sane();
+        let ceiling = bounds.clamp(initial);
         Self {
             settings: settings.clone(),
             bounds,
-            ceiling: initial.clamp(bounds.min, bounds.max),
+            initial,
+            target: ceiling,
+            ceiling,
             pinned: None,
+            up_for: None,
+            guard: Guard::default(),
+            curve: Curve::default(),
+            memory: Memory::new(),
             last_change: None,
         }
     }
 
     /// A window is over: the ceiling from now on.
-    pub fn decide(&mut self, _window: &Window) -> Decision {
+    pub fn decide(&mut self, window: &Window) -> Decision {
+        let window = window.sane();
+        let why = self.judge(&window);
+        self.put_in_force(&why);
         Decision {
-            ceiling: self.ceiling(),
-            why: Reason::Fixed,
+            ceiling: self.ceiling,
+            why,
         }
     }
 
-    /// Pins the ceiling, as near as the bounds allow, or gives it back to its policy. Returns the
-    /// ceiling from now on.
+    fn judge(&mut self, window: &Window) -> Reason {
+        if let Some(up_for) = &mut self.up_for {
+            *up_for = up_for.saturating_add(window.length);
+            if *up_for < self.settings.slow_start && self.pinned.is_none() {
+                return self.slow_start();
+            }
+            self.up_for = None;
+        }
+        self.memory.agent.pass(window.length);
+        let taken = self.guard.take(window, self.ceiling);
+        let taken = match taken {
+            Ok(window) => window,
+            // An agent knows without measurements.
+            Err(_) if matches!(self.settings.policy, Policy::Agent(_)) => *window,
+            Err(why) => return self.pinned.map_or(why, |_| Reason::Pinned),
+        };
+        self.curve.observe(&taken);
+        if self.pinned.is_some() {
+            return Reason::Pinned;
+        }
+        let Move { ceiling, why } = self.ask_policy(&taken);
+        self.target = self.bounds.clamp(ceiling);
+        why
+    }
+
+    fn ask_policy(&mut self, window: &Window) -> Move {
+        let goal = self.settings.response_goal;
+        let forbidden = self.guard.forbids_raise(window, goal);
+        let view = View {
+            window,
+            ceiling: self.ceiling,
+            bounds: self.bounds,
+            forbidden: forbidden.as_ref(),
+        };
+        let Memory {
+            climb,
+            response_time,
+            gradient,
+            agent,
+        } = &mut self.memory;
+        let mut wanted = match &self.settings.policy {
+            Policy::Fixed => return fixed::decide(&view),
+            Policy::Agent(settings) => {
+                return agent::decide(settings, agent, self.initial, &view);
+            }
+            Policy::QueueDepth(settings) => queue_depth::decide(settings, climb, &view),
+            Policy::ResponseTime(settings) => {
+                response_time::decide(settings, response_time, climb, &view)
+            }
+            Policy::Throughput(settings) => throughput::decide(settings, climb, &view),
+            Policy::Gradient(settings) => gradient::decide(settings, gradient, climb, &view),
+        };
+        let full = view.is_full();
+        match forbidden {
+            Some(why @ Reason::Goal { .. }) if full && wanted.ceiling >= self.ceiling => {
+                let ceiling = response_time::lowered(self.ceiling, 1.0);
+                climb.move_to(self.bounds.clamp(ceiling));
+                Move { ceiling, why }
+            }
+            Some(why) if matches!(wanted.why, Reason::Best { .. } | Reason::QueueInBand { .. }) => {
+                wanted.why = why;
+                wanted
+            }
+            _ => wanted,
+        }
+    }
+
+    fn slow_start(&mut self) -> Reason {
+        let elapsed = self.up_for.unwrap_or_default();
+        let whole = self.target;
+        let (_, percent) = slow_start::ceiling(whole, elapsed, self.settings.slow_start);
+        Reason::SlowStart { percent, whole }
+    }
+
+    /// Makes what is decided the ceiling in force.
+    fn put_in_force(&mut self, why: &Reason) {
+        let wanted = match (self.pinned, self.up_for) {
+            (Some(pinned), _) => pinned,
+            (None, Some(up_for)) => {
+                slow_start::ceiling(self.target, up_for, self.settings.slow_start).0
+            }
+            (None, None) => self.target,
+        };
+        let ceiling = self.bounds.clamp(wanted);
+        if ceiling != self.ceiling {
+            self.last_change = Some(Change {
+                from: self.ceiling,
+                to: ceiling,
+                why: why.clone(),
+            });
+            self.ceiling = ceiling;
+            self.guard.changed();
+        }
+    }
+
+    /// Pins the ceiling, as near as the bounds allow, or gives it back to its policy, which goes on
+    /// from there. Returns the ceiling from now on.
     pub fn pin(&mut self, ceiling: Option<u32>) -> u32 {
         self.pinned = ceiling;
-        self.ceiling()
+        if ceiling.is_none() && self.up_for.is_none() {
+            self.target = self.ceiling;
+        }
+        self.put_in_force(&Reason::Pinned);
+        self.ceiling
     }
 
     /// Other settings. With the same policy, what was learned is kept.
     pub fn set_settings(&mut self, settings: &Settings) {
+        if self.settings.policy != settings.policy {
+            self.memory = Memory::new();
+        }
         self.settings = settings.clone();
     }
 
     /// Other bounds. Returns the ceiling from now on.
     pub fn set_bounds(&mut self, bounds: Bounds) -> u32 {
-        self.bounds = bounds;
-        self.ceiling = self.ceiling.clamp(bounds.min, bounds.max);
-        self.ceiling()
+        self.bounds = bounds.sane();
+        self.target = self.bounds.clamp(self.target);
+        self.put_in_force(&Reason::Bounds);
+        self.ceiling
     }
 
     /// The back-end came up, or came back: its ceiling starts small. Returns the ceiling from now
     /// on.
     pub fn came_up(&mut self) -> u32 {
-        self.ceiling()
+        if !self.settings.slow_start.is_zero() {
+            self.up_for = Some(Duration::ZERO);
+            let why = self.slow_start();
+            self.put_in_force(&why);
+        }
+        self.ceiling
     }
 
-    /// The agent reported. What it says of the ceiling takes effect with the next window; returns
-    /// what it says of the back-end's state, if it says anything. Other policies take no notice of
-    /// the rest.
+    /// The agent reported. What it says of the ceiling takes effect with the next window, under
+    /// policy `agent`. Returns what it says of the back-end's state, if it says anything.
     pub fn report(&mut self, report: &AgentReport) -> Option<AgentState> {
+        self.memory.agent.report(report);
         report.state
     }
 
     /// The ceiling in force.
     #[must_use]
-    pub fn ceiling(&self) -> u32 {
-        self.pinned.unwrap_or(self.ceiling)
+    pub const fn ceiling(&self) -> u32 {
+        self.ceiling
     }
 
     /// Whether an operator pinned it.
@@ -131,7 +258,7 @@ impl Controller {
     /// What the measurements so far point to; nothing while there are too few.
     #[must_use]
     pub fn suggestion(&self) -> Option<Suggestion> {
-        None
+        self.curve.suggestion(self.settings.response_goal)
     }
 
     /// When the ceiling last moved: from what to what, and why.

@@ -12,11 +12,21 @@
 mod window;
 mod settings;
 mod reason;
-mod controller;
+mod curve;
+mod climb;
+mod guard;
+mod fixed;
+mod queue_depth;
+mod response_time;
+mod throughput;
+mod gradient;
 mod agent;
+mod slow_start;
+mod controller;
 
 pub use agent::{AgentError, AgentReport, AgentState, REPORT_LEN_MAX};
-pub use controller::{Change, Controller, Decision, Suggestion};
+pub use controller::{Change, Controller, Decision};
+pub use curve::Suggestion;
 pub use reason::Reason;
 pub use settings::{
     Agent, Bounds, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,

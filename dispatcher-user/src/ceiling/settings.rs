@@ -12,6 +12,20 @@ pub struct Bounds {
     pub max: u32,
 }
 
+impl Bounds {
+    /// With its promise kept, whatever was said.
+    pub(super) const fn sane(self) -> Self {
+        let min = if self.min == 0 { 1 } else { self.min };
+        let max = if self.max < min { min } else { self.max };
+        Self { min, max }
+    }
+
+    /// The nearest ceiling within.
+    pub(super) fn clamp(self, ceiling: u32) -> u32 {
+        ceiling.clamp(self.min, self.max)
+    }
+}
+
 /// What an operator decides of a service's ceilings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {

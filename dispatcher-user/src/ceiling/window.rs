@@ -47,3 +47,74 @@ pub struct Times {
     /// The longest.
     pub max: Duration,
 }
+
+impl Window {
+    /// Requests that were served: answered, or, where requests cannot be told, connections that
+    /// came to a good end.
+    #[must_use]
+    pub const fn served(&self) -> u64 {
+        let ended_well = self.ended.saturating_sub(self.unanswered);
+        if self.response.count > ended_well {
+            self.response.count
+        } else {
+            ended_well
+        }
+    }
+
+    /// Means that are no numbers are 0, and none is beyond what can be counted.
+    pub(super) fn sane(self) -> Self {
+        let sane = |mean: f64| {
+            // The maximum of a number and NaN is the number.
+            mean.max(0.0).min(f64::from(u32::MAX))
+        };
+        Self {
+            held_mean: sane(self.held_mean),
+            queue_mean: sane(self.queue_mean),
+            ..self
+        }
+    }
+
+    /// Both windows as one. Quantiles are the greater of both.
+    pub(super) fn and(self, other: &Self) -> Self {
+        let (ours, theirs) = (self.length.as_secs_f64(), other.length.as_secs_f64());
+        let part = if ours + theirs > 0.0 {
+            theirs / (ours + theirs)
+        } else {
+            0.5
+        };
+        let mix = |a: f64, b: f64| a + (b - a) * part;
+        Self {
+            length: self.length.saturating_add(other.length),
+            held_mean: mix(self.held_mean, other.held_mean),
+            held_max: self.held_max.max(other.held_max),
+            reached: self.reached || other.reached,
+            queue_mean: mix(self.queue_mean, other.queue_mean),
+            admitted: self.admitted.saturating_add(other.admitted),
+            ended: self.ended.saturating_add(other.ended),
+            unanswered: self.unanswered.saturating_add(other.unanswered),
+            response: self.response.and(&other.response),
+            connect: self.connect.and(&other.connect),
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
+impl Times {
+    fn and(self, other: &Self) -> Self {
+        let count = self.count.saturating_add(other.count);
+        let part = if count == 0 {
+            0.0
+        } else {
+            other.count as f64 / count as f64
+        };
+        let mean = self.mean.as_secs_f64() * (1.0 - part) + other.mean.as_secs_f64() * part;
+        Self {
+            count,
+            mean: Duration::try_from_secs_f64(mean).unwrap_or(Duration::MAX),
+            p50: self.p50.max(other.p50),
+            p99: self.p99.max(other.p99),
+            max: self.max.max(other.max),
+        }
+    }
+}

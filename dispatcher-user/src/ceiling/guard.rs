@@ -1,0 +1,134 @@
+//! What all policies obey: which windows teach something, and when a ceiling must not be raised.
+
+use core::time::Duration;
+
+use super::climb::Gate;
+use super::reason::Reason;
+use super::window::Window;
+
+/// Requests that a window must have served to teach something.
+const SERVED_MIN: u64 = 20;
+
+/// Windows that are taken together until they have.
+const GATHERED_MAX: u32 = 10;
+
+/// Windows that a lowered ceiling is waited for; connections may last for hours.
+const ATTRITION_MAX: u32 = 30;
+
+/// Where connections held, averaged over the window, are at least this part of the ceiling, the
+/// server had as many as it was given.
+const FULL: f64 = 0.9;
+
+/// Responses that take so many times the shortest are not cured by more of them at once.
+const SLOW: f64 = 10.0;
+
+/// What the shortest response time gains a window: it doubles in 140, so a server that came to be
+/// slow for good is found out.
+const SHORTEST_GROWS: f64 = 0.005;
+
+/// What a ceiling is judged by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Guard {
+    /// Windows since the last change, while it has yet to take effect.
+    settling: Option<u32>,
+    gathered: Option<(Window, u32)>,
+    /// The shortest mean response time, in seconds.
+    shortest: Option<f64>,
+}
+
+impl Guard {
+    /// The ceiling was changed.
+    pub(super) fn changed(&mut self) {
+        self.settling = Some(0);
+        self.gathered = None;
+    }
+
+    /// A window of which something may be learned at `ceiling`, or why not.
+    ///
+    /// After a change, windows are ignored until attrition is over; and the first one, if responses
+    /// took so long that much of it belongs to what was before.
+    pub(super) fn take(&mut self, window: &Window, ceiling: u32) -> Result<Window, Reason> {
+        if window.length.is_zero() {
+            return Err(Reason::Few { served: 0 });
+        }
+        if let Some(windows) = self.settling.take() {
+            let over = window.held_max > ceiling;
+            let slow = windows == 0 && window.response.mean > window.length / 8;
+            if (over || slow) && windows < ATTRITION_MAX {
+                self.settling = Some(windows + 1);
+                return Err(Reason::Settling);
+            }
+        }
+        let (window, windows) = match self.gathered.take() {
+            Some((before, windows)) => (before.and(window), windows + 1),
+            None => (*window, 1),
+        };
+        if window.served() < SERVED_MIN && windows < GATHERED_MAX {
+            self.gathered = Some((window, windows));
+            return Err(Reason::Few {
+                served: window.served(),
+            });
+        }
+        self.note(&window, windows);
+        Ok(window)
+    }
+
+    fn note(&mut self, window: &Window, windows: u32) {
+        if let Some(shortest) = &mut self.shortest {
+            *shortest *= 1.0 + SHORTEST_GROWS * f64::from(windows);
+        }
+        if window.response.count > 0 {
+            let mean = window.response.mean.as_secs_f64();
+            self.shortest = Some(self.shortest.map_or(mean, |shortest| shortest.min(mean)));
+        }
+    }
+
+    /// Why the ceiling must not be raised after this window.
+    pub(super) fn forbids_raise(&self, window: &Window, goal: Option<Duration>) -> Option<Reason> {
+        if window.unanswered > window.ended / 2 {
+            return Some(Reason::Unanswered {
+                unanswered: window.unanswered,
+                ended: window.ended,
+            });
+        }
+        let response = window.response;
+        if let Some(goal) = goal
+            && response.p99 > goal
+        {
+            return Some(Reason::Goal {
+                p99: response.p99,
+                goal,
+            });
+        }
+        let shortest = self.shortest?;
+        (response.mean.as_secs_f64() > SLOW * shortest).then(|| Reason::Slow {
+            response: response.mean,
+            shortest: Duration::try_from_secs_f64(shortest).unwrap_or(Duration::MAX),
+        })
+    }
+}
+
+/// What a policy is shown: a window that teaches something, and what it may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    pub(super) window: &'a Window,
+    pub(super) ceiling: u32,
+    pub(super) bounds: super::settings::Bounds,
+    /// Why it must not be raised, if so.
+    pub(super) forbidden: Option<&'a Reason>,
+}
+
+impl View<'_> {
+    /// Whether the server had as many connections as it was given, all the time.
+    pub(super) fn is_full(&self) -> bool {
+        self.window.reached && self.window.held_mean >= FULL * f64::from(self.ceiling)
+    }
+
+    /// As the policy wishes, as far as it may.
+    pub(super) fn gate(&self, raise: bool, lower: bool) -> Gate {
+        Gate {
+            raise: raise && self.forbidden.is_none(),
+            lower,
+        }
+    }
+}

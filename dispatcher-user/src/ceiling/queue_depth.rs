@@ -1,0 +1,51 @@
+//! `queue-depth`: raises while many wait, as far as that serves more; lowers while few do.
+//!
+//! While the queue is long, the ceiling is searched for as in `throughput`: a long queue alone does
+//! not raise it. While the queue is short, it sinks to what is used, but not below what was found
+//! best: from there it need not be searched for again.
+
+use super::climb::{Climb, Move};
+use super::guard::View;
+use super::reason::Reason;
+use super::settings::QueueDepth;
+
+/// A lowered ceiling loses one in so many.
+const LOWERED_BY: u32 = 8;
+
+pub(super) fn decide(settings: &QueueDepth, climb: &mut Climb, view: &View<'_>) -> Move {
+    let (queue, ceiling) = (view.window.queue_mean, view.ceiling);
+    if queue < f64::from(settings.lower_below) {
+        let ceiling = climb.give_up_trial(ceiling);
+        let used = view.window.held_max.max(climb.best().unwrap_or(0));
+        let lower = ceiling - ceiling.div_ceil(LOWERED_BY).min(ceiling);
+        return Move {
+            ceiling: lower.max(used).min(ceiling),
+            why: Reason::QueueShort {
+                queue,
+                below: settings.lower_below,
+            },
+        };
+    }
+    let long = Reason::QueueLong {
+        queue,
+        above: settings.raise_above,
+    };
+    let is_long = queue > f64::from(settings.raise_above);
+    if view.is_full() && is_long {
+        let mut step = climb.step(view.window, ceiling, view.bounds, view.gate(true, true));
+        if matches!(step.why, Reason::Try { up: true, .. }) {
+            step.why = long;
+        }
+        return step;
+    }
+    match climb.best() {
+        Some(best) if is_long && best > ceiling && view.forbidden.is_none() => Move {
+            ceiling: best,
+            why: long,
+        },
+        _ => Move {
+            ceiling: climb.give_up_trial(ceiling),
+            why: Reason::QueueInBand { queue },
+        },
+    }
+}

@@ -1,0 +1,39 @@
+//! `throughput`: climbs to the ceiling of best throughput; or, with a minimum, to the least ceiling
+//! that gives it.
+
+use super::climb::{Climb, Move};
+use super::guard::View;
+use super::reason::Reason;
+use super::settings::Throughput;
+
+/// Throughput is enough above so many percent of the minimum, and too little below it: between them
+/// the ceiling stays.
+const ENOUGH_PERCENT: u32 = 110;
+
+/// A lowered ceiling loses one in so many.
+const LOWERED_BY: u32 = 8;
+
+pub(super) fn decide(settings: &Throughput, climb: &mut Climb, view: &View<'_>) -> Move {
+    let ceiling = view.ceiling;
+    if !view.is_full() {
+        return Move {
+            ceiling: climb.give_up_trial(ceiling),
+            why: Reason::NotReached {
+                held: view.window.held_mean,
+            },
+        };
+    }
+    let rate = view.window.served() as f64 / view.window.length.as_secs_f64();
+    let minimum = settings.minimum;
+    if minimum == 0 || rate < f64::from(minimum) {
+        return climb.step(view.window, ceiling, view.bounds, view.gate(true, true));
+    }
+    let enough = rate * 100.0 > f64::from(minimum) * f64::from(ENOUGH_PERCENT);
+    let lower = ceiling - ceiling.div_ceil(LOWERED_BY).min(ceiling);
+    let next = if enough { lower } else { ceiling };
+    climb.move_to(next.max(view.bounds.min));
+    Move {
+        ceiling: next,
+        why: Reason::Enough { rate, minimum },
+    }
+}
