@@ -1,10 +1,14 @@
 //! Configurations that are accepted: the examples, the defaults, and every input without a panic.
 
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dispatcher_user::ceiling::{
+    self, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,
+};
 use dispatcher_user::config::{
-    Admin, AttachMode, Backend, Balance, Ceiling, CeilingBounds, CeilingPolicy, Config, Dataplane,
+    Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Group,
     Health, HealthKind, Metrics, OnExit, Overflow, Queue, Service, Timeouts, Unattended, XskMode,
 };
 use proptest::prelude::*;
@@ -54,10 +58,16 @@ fn only_what_has_no_default_need_be_given() {
             overflow: Overflow::Refuse,
             per_source: 0,
         },
-        ceiling: Ceiling {
-            policy: CeilingPolicy::Fixed,
+        ceiling: Settings {
+            policy: Policy::QueueDepth(QueueDepth {
+                raise_above: 4,
+                lower_below: 1,
+            }),
             interval: Duration::from_secs(1),
+            slow_start: Duration::ZERO,
+            response_goal: None,
         },
+        agent: None,
         health: Health {
             kind: HealthKind::Off,
             interval: Duration::from_secs(2),
@@ -75,11 +85,12 @@ fn only_what_has_no_default_need_be_given() {
             address: "10.0.0.11:8080".parse().unwrap(),
             capacity: 256,
             ceiling: CeilingBounds {
-                initial: 255,
+                initial: 10,
                 min: 1,
                 max: 255,
             },
             weight: 1,
+            group: None,
         }],
     };
     let expected = Config {
@@ -97,6 +108,7 @@ fn only_what_has_no_default_need_be_given() {
             unattended: Unattended::Drop,
         },
         services: vec![service],
+        groups: Vec::new(),
     };
     assert_eq!(config, expected);
 }
@@ -120,17 +132,25 @@ fn everything_given_is_taken() {
         [[service]]
         name = "six"
         address = "[2001:db8::10]:443"
-        balance = "round-robin"
+        balance = "least-response-time"
         queue = { capacity = 7, timeout = "1m 30s", overflow = "drop", per_source = 3 }
-        ceiling = { policy = "fixed", interval = "250ms" }
         health = { kind = "off", interval = "500ms", rise = 1, fall = 9 }
         timeouts = { handshake = "10ms", idle = "24h", closing = "1s" }
+        [service.ceiling]
+        policy = "fixed"
+        interval = "250ms"
+        slow_start = "1m"
+        response_goal = "80ms"
         [[service.backend]]
         name = "b"
         address = "[2001:db8::11]:8443"
         capacity = 100
         ceiling = { initial = 20, min = 10, max = 30 }
-        weight = 1
+        weight = 1000
+        group = "db"
+        [[group]]
+        name = "db"
+        ceiling = 100
         "#,
     );
     assert_eq!(config.admin.socket, PathBuf::from("/tmp/d.sock"));
@@ -149,12 +169,228 @@ fn everything_given_is_taken() {
     assert_eq!(service.queue.timeout, Duration::from_secs(90));
     assert_eq!(service.queue.overflow, Overflow::Drop);
     assert_eq!(service.queue.per_source, 3);
-    assert_eq!(service.ceiling.interval, Duration::from_millis(250));
+    assert_eq!(service.balance, Balance::LeastResponseTime);
+    let ceiling = Settings {
+        policy: Policy::Fixed,
+        interval: Duration::from_millis(250),
+        slow_start: Duration::from_secs(60),
+        response_goal: Some(Duration::from_millis(80)),
+    };
+    assert_eq!(service.ceiling, ceiling);
     // The default of 1 s would outlast the interval.
     assert_eq!(service.health.timeout, Duration::from_millis(500));
     assert_eq!(service.timeouts.idle, Duration::from_secs(86_400));
     let bounds = service.backends[0].ceiling;
     assert_eq!((bounds.initial, bounds.min, bounds.max), (20, 10, 30));
+    assert_eq!(service.backends[0].weight, 1000);
+    assert_eq!(service.backends[0].group, Some(0));
+    let db = Group {
+        name: "db".to_owned(),
+        ceiling: 100,
+    };
+    assert_eq!(config.groups, [db]);
+}
+
+/// A service with these lines, and one back-end with this ceiling.
+fn service_with(lines: &str, ceiling: &str) -> Service {
+    let text = format!(
+        "dataplane.interfaces = [\"e\"]\n[[service]]\naddress = \"192.0.2.1:1\"\n{lines}\n\
+         [[service.backend]]\naddress = \"192.0.2.2:1\"\ncapacity = 100\nceiling = {ceiling}\n"
+    );
+    parse(&text).services.remove(0)
+}
+
+#[test]
+fn every_policy_takes_its_keys_and_has_defaults() {
+    let ms = Duration::from_millis;
+    for (keys, policy) in [
+        ("policy = \"fixed\"", Policy::Fixed),
+        (
+            "policy = \"queue-depth\"",
+            Policy::QueueDepth(QueueDepth::default()),
+        ),
+        (
+            "raise_above = 20\nlower_below = 0",
+            Policy::QueueDepth(QueueDepth {
+                raise_above: 20,
+                lower_below: 0,
+            }),
+        ),
+        (
+            "policy = \"response-time\"\nlow = \"20ms\"\nhigh = \"80ms\"",
+            Policy::ResponseTime(ResponseTime {
+                metric: Metric::Mean,
+                low: ms(20),
+                high: ms(80),
+            }),
+        ),
+        (
+            "policy = \"response-time\"\nmetric = \"p99\"\nlow = \"10us\"\nhigh = \"1ms\"",
+            Policy::ResponseTime(ResponseTime {
+                metric: Metric::P99,
+                low: Duration::from_micros(10),
+                high: ms(1),
+            }),
+        ),
+        (
+            "policy = \"throughput\"",
+            Policy::Throughput(Throughput { minimum: 0 }),
+        ),
+        (
+            "policy = \"throughput\"\nminimum = 500",
+            Policy::Throughput(Throughput { minimum: 500 }),
+        ),
+        (
+            "policy = \"gradient\"",
+            Policy::Gradient(Gradient::default()),
+        ),
+        (
+            "policy = \"gradient\"\ntolerance = \"150%\"\nprobe_ceiling = 2\n\
+             probe_interval = \"5m\"",
+            Policy::Gradient(Gradient {
+                tolerance_percent: 150,
+                probe_ceiling: 2,
+                probe_interval: ms(300_000),
+            }),
+        ),
+    ] {
+        let service = service_with(&format!("[service.ceiling]\n{keys}"), "{}");
+        assert_eq!(service.ceiling.policy, policy, "{keys}");
+        assert_eq!(service.agent, None);
+    }
+}
+
+#[test]
+fn an_agent_is_asked_as_the_configuration_says() {
+    let ms = Duration::from_millis;
+    let with = |keys: &str| {
+        let lines = format!("ceiling.policy = \"agent\"\n[service.ceiling.agent]\n{keys}");
+        let service = service_with(&lines, "{}");
+        let Policy::Agent(policy) = service.ceiling.policy else {
+            panic!("{keys}: {:?}", service.ceiling.policy);
+        };
+        (policy, service.agent.unwrap())
+    };
+    let (policy, agent) = with("kind = \"http\"");
+    assert_eq!(policy, ceiling::Agent::default());
+    let expected = Agent {
+        kind: AgentKind::Http {
+            path: "/".to_owned(),
+        },
+        port: None,
+        interval: ms(2000),
+        timeout: ms(1000),
+    };
+    assert_eq!(agent, expected);
+
+    let (policy, agent) = with(
+        "kind = \"tcp\"\nport = 9000\nsend = \"load\\n\"\ninterval = \"20s\"\n\
+         timeout = \"20s\"\nload_low = \"50%\"\nload_high = \"120%\"",
+    );
+    let expected = ceiling::Agent {
+        load_low_percent: 50,
+        load_high_percent: 120,
+        // Three intervals, which is longer than the default.
+        stale_after: ms(60_000),
+    };
+    assert_eq!(policy, expected);
+    let expected = Agent {
+        kind: AgentKind::Tcp {
+            send: "load\n".to_owned(),
+        },
+        port: NonZeroU16::new(9000),
+        interval: ms(20_000),
+        timeout: ms(20_000),
+    };
+    assert_eq!(agent, expected);
+
+    // The default of 95 % would be no more than what the load may be.
+    let (policy, _) = with("kind = \"http\"\nload_low = \"95%\"\nstale_after = \"2s\"");
+    assert_eq!(
+        (policy.load_low_percent, policy.load_high_percent),
+        (95, 96)
+    );
+    assert_eq!(policy.stale_after, ms(2000));
+}
+
+#[test]
+fn where_a_ceiling_starts_depends_on_whether_it_moves() {
+    for (policy, bounds, initial) in [
+        ("fixed", "{}", 99),
+        ("fixed", "{ max = 50 }", 50),
+        ("queue-depth", "{}", 10),
+        ("throughput", "{}", 10),
+        ("gradient", "{ max = 7 }", 7),
+        ("gradient", "{ min = 30 }", 30),
+        ("gradient", "{ initial = 99 }", 99),
+    ] {
+        let service = service_with(&format!("ceiling.policy = \"{policy}\""), bounds);
+        assert_eq!(
+            service.backends[0].ceiling.initial, initial,
+            "{policy} {bounds}"
+        );
+    }
+}
+
+/// The defaults of `queue-depth` are 4 and 1, which a queue of two never reaches.
+#[test]
+fn defaults_stay_within_what_is_configured() {
+    let service = service_with("queue.capacity = 2", "{}");
+    let policy = Policy::QueueDepth(QueueDepth {
+        raise_above: 1,
+        lower_below: 1,
+    });
+    assert_eq!(service.ceiling.policy, policy);
+    let service = service_with("queue.capacity = 1", "{}");
+    let policy = Policy::QueueDepth(QueueDepth {
+        raise_above: 0,
+        lower_below: 0,
+    });
+    assert_eq!(service.ceiling.policy, policy);
+    let service = service_with(
+        "ceiling = { policy = \"gradient\", interval = \"2m\" }",
+        "{}",
+    );
+    let Policy::Gradient(gradient) = service.ceiling.policy else {
+        panic!("{:?}", service.ceiling.policy);
+    };
+    assert_eq!(gradient.probe_interval, Duration::from_secs(120));
+}
+
+#[test]
+fn every_balance_has_its_word() {
+    for (word, balance) in [
+        ("round-robin", Balance::RoundRobin),
+        ("least-connections", Balance::LeastConnections),
+        ("least-response-time", Balance::LeastResponseTime),
+        ("source-hash", Balance::SourceHash),
+    ] {
+        let service = service_with(&format!("balance = \"{word}\""), "{}");
+        assert_eq!(service.balance, balance);
+    }
+}
+
+#[test]
+fn back_ends_of_several_services_share_a_group() {
+    let service = |port| {
+        format!(
+            "[[service]]\naddress = \"192.0.2.1:{port}\"\n[[service.backend]]\n\
+             address = \"192.0.2.2:1\"\ncapacity = 2\ngroup = \"db\"\n"
+        )
+    };
+    let group = "[[group]]\nname = \"db\"\nceiling = 1\n";
+    // The group may stand before or after those that name it.
+    let config = parse(&format!(
+        "dataplane.interfaces = [\"e\"]\n{}{group}{}",
+        service(80),
+        service(443)
+    ));
+    assert_eq!(config.groups.len(), 1);
+    let groups = config
+        .services
+        .iter()
+        .map(|service| service.backends[0].group);
+    assert_eq!(groups.collect::<Vec<_>>(), [Some(0), Some(0)]);
 }
 
 #[test]

@@ -194,6 +194,68 @@ fn more_than_the_maps_hold() {
 }
 
 #[test]
+fn more_groups_than_there_may_be() {
+    // So many services, each with so many back-ends, each of those with a group of its own.
+    let grouped = |services: usize, of_each: usize| {
+        let text = generated(services, of_each);
+        let mut groups = 0;
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            lines.push(line.to_owned());
+            if line.starts_with("capacity") {
+                lines.push(format!("group = \"g{groups}\""));
+                groups += 1;
+            }
+        }
+        let group = |i| format!("[[group]]\nname = \"g{i}\"\nceiling = 1");
+        lines.extend((0..groups).map(group));
+        lines.join("\n")
+    };
+    let config = Config::parse(Path::new("f.toml"), grouped(8, 8).as_bytes()).unwrap();
+    assert_eq!(config.groups.len(), 64);
+    assert_eq!(config.services[7].backends[7].group, Some(63));
+
+    let found = problems(grouped(13, 5).as_bytes());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].message, "65 groups; there may be 64");
+    let found = problems(grouped(1, 9).as_bytes());
+    assert_eq!(found.len(), 1, "{found:?}");
+    let told = "service 1: back-end 9: group is group 9 of this service; its back-ends may have 8 \
+                different ones";
+    assert_eq!(found[0].message, told);
+}
+
+#[test]
+fn what_an_agent_is_sent_is_bounded() {
+    let with = |key: &str, value: &str| {
+        let kind = if key == "send" { "tcp" } else { "http" };
+        let mut lines = RIGHT.map(str::to_owned);
+        lines[3] = format!(
+            "ceiling.policy = \"agent\"\nceiling.agent = {{ kind = \"{kind}\", port = 9, \
+             {key} = \"{value}\" }}"
+        );
+        lines.join("\n")
+    };
+    for (key, most, says) in [
+        (
+            "send",
+            "x".repeat(256),
+            "has 257 bytes; an agent is sent at most 256",
+        ),
+        (
+            "path",
+            format!("/{}", "x".repeat(1023)),
+            "it must be an HTTP path of at most 1024 bytes",
+        ),
+    ] {
+        Config::parse(Path::new("f.toml"), with(key, &most).as_bytes()).unwrap();
+        let found = problems(with(key, &(most + "x")).as_bytes());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].message.contains(says), "{found:?}");
+    }
+}
+
+#[test]
 fn all_problems_are_told_in_the_order_of_the_file() {
     let text = std::fs::read(fixture("many_problems.toml")).unwrap();
     let told = Config::parse(Path::new("many_problems.toml"), &text)

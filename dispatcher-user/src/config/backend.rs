@@ -1,6 +1,7 @@
 //! `[[service.backend]]`: keys, bounds and defaults, and what must hold between the back-ends of a
 //! service.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::identity::Identities;
@@ -9,13 +10,16 @@ use super::scalar::integer;
 use super::service::Whole;
 use super::{
     BACKENDS_MAX, BACKENDS_PER_SERVICE_MAX, Backend, CAPACITY_MAX, CAPACITY_MIN, CeilingBounds,
+    INITIAL_MOVING, WEIGHT_MAX,
 };
+use crate::ceiling::Policy;
 
 /// The back-ends of a service; nothing only if a problem was noted.
 pub(super) fn backends(
     service: &mut Table<'_>,
     service_address: Option<SocketAddr>,
-    whole: &mut Whole,
+    policy: &Policy,
+    whole: &mut Whole<'_>,
 ) -> Option<Vec<Backend>> {
     let tables = service.sections("backend", "[[service.backend]]")?;
     let count = tables.len();
@@ -39,6 +43,7 @@ pub(super) fn backends(
     }
     let mut identities = Identities::new("back-end");
     let mut backends = Vec::with_capacity(count);
+    let mut service_groups = BTreeSet::new();
     for (index, mut table) in tables.into_iter().enumerate() {
         let (name, address) = identities.read(&mut table, index);
         if let Some(address) = address {
@@ -49,7 +54,8 @@ pub(super) fn backends(
                 .entry(address.value)
                 .or_insert(whose);
         }
-        backends.push(backend(table, name, address));
+        let group = whole.groups.of_backend(&mut table, &mut service_groups);
+        backends.push(backend(table, name, address, policy, group));
     }
     backends.into_iter().collect()
 }
@@ -76,6 +82,8 @@ fn backend(
     mut table: Table<'_>,
     name: Option<String>,
     address: Option<Located<SocketAddr>>,
+    policy: &Policy,
+    group: Option<usize>,
 ) -> Option<Backend> {
     let what = format!("{CAPACITY_MIN} to {CAPACITY_MAX} connections");
     let capacity = table.required(
@@ -87,15 +95,8 @@ fn backend(
         ),
     );
     let capacity = capacity.map(|located| located.value);
-    let ceiling = ceiling_bounds(table.section("ceiling"), capacity);
-    let weight = table.value("weight", 1, |value| {
-        match integer(1..=u32::MAX, "")(value)? {
-            1 => Ok(1),
-            weight => Err(format!(
-                "is {weight}; it must be 1, as round-robin has no weights in this build"
-            )),
-        }
-    });
+    let ceiling = ceiling_bounds(table.section("ceiling"), capacity, policy);
+    let weight = table.value("weight", 1, integer(1..=WEIGHT_MAX, ""));
     table.finish();
     Some(Backend {
         name: name?,
@@ -103,18 +104,23 @@ fn backend(
         capacity: capacity?,
         ceiling,
         weight,
+        group,
     })
 }
 
 /// Each bound is judged by the ones that stand, so one slip is one message.
-fn ceiling_bounds(mut table: Table<'_>, capacity: Option<u32>) -> CeilingBounds {
+fn ceiling_bounds(mut table: Table<'_>, capacity: Option<u32>, policy: &Policy) -> CeilingBounds {
     let most = capacity.unwrap_or(CAPACITY_MAX) - 1;
     let why = format!(", below the capacity of {}", most + 1);
     let max = table.value("max", most, integer(1..=most, &why));
     let why = format!(", as max is {max}");
     let min = table.value("min", 1, integer(1..=max, &why));
     let why = format!(", as min is {min} and max is {max}");
-    let initial = table.value("initial", max, integer(min..=max, &why));
+    let default = match policy {
+        Policy::Fixed => max,
+        _ => INITIAL_MOVING.clamp(min, max),
+    };
+    let initial = table.value("initial", default, integer(min..=max, &why));
     table.finish();
     CeilingBounds { initial, min, max }
 }

@@ -2,7 +2,9 @@
 //! it. The modules stand from the whole file down to its single values.
 
 mod sections;
+mod group;
 mod service;
+mod ceiling;
 mod backend;
 mod identity;
 mod reader;
@@ -10,10 +12,13 @@ mod scalar;
 mod diagnostics;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dispatcher_common::maps;
+
+use crate::ceiling::Settings;
 
 pub use diagnostics::{ConfigError, Problem};
 
@@ -23,6 +28,12 @@ pub const SERVICES_MAX: usize = maps::SERVICES_MAX as usize;
 pub const BACKENDS_PER_SERVICE_MAX: usize = 1024;
 /// Most back-ends of all services together: the `BACKENDS` map holds no more.
 pub const BACKENDS_MAX: usize = maps::BACKENDS_MAX as usize;
+/// Most groups.
+pub const GROUPS_MAX: usize = 64;
+/// Most different groups of one service's back-ends.
+pub const GROUPS_PER_SERVICE_MAX: usize = 8;
+/// Most weight of a back-end: a thousandth is the smallest share beside another.
+pub const WEIGHT_MAX: u32 = 1000;
 /// Most interfaces.
 pub const INTERFACES_MAX: usize = 64;
 /// Most requests that wait for one service.
@@ -38,6 +49,26 @@ pub const CAPACITY_MAX: u32 = FLOW_CAPACITY_MAX;
 pub const DURATION_MIN: Duration = Duration::from_millis(10);
 /// Longest timeout or interval.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shortest window of a ceiling's policy, and shortest interval between questions to an agent:
+/// shorter ones tell more of chance than of the server.
+pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Shortest response time asked for: below it, all that is measured is the way between machines.
+pub const RESPONSE_TIME_MIN: Duration = Duration::from_micros(10);
+/// Longest response time asked for.
+pub const RESPONSE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
+/// Most requests a second asked of one back-end.
+pub const RATE_MAX: u32 = 10_000_000;
+/// Greatest percentage: of the response time at rest, and of what an agent's load may be.
+pub const PERCENT_MAX: u32 = 1000;
+/// Where a ceiling that moves starts unless something says otherwise, as near as its bounds allow.
+/// An operator who knows only the capacity must not start at it: a server pushed past its best at
+/// once answers too slowly to be measured, whereas one that is given too little is given more
+/// window by window.
+pub const INITIAL_MOVING: u32 = 10;
+/// Most bytes that are sent to an agent over TCP.
+pub const AGENT_SEND_BYTES_MAX: usize = 256;
+/// Most bytes of an agent's HTTP path, query included.
+pub const AGENT_PATH_BYTES_MAX: usize = 1024;
 /// Most successive health checks asked for before a back-end changes its state.
 pub const HEALTH_COUNT_MAX: u32 = 100;
 /// Most bytes of a name.
@@ -65,6 +96,8 @@ pub struct Config {
     pub dataplane: Dataplane,
     /// `[[service]]`, at least one.
     pub services: Vec<Service>,
+    /// `[[group]]`; each is that of a back-end.
+    pub groups: Vec<Group>,
 }
 
 /// `[admin]`
@@ -152,7 +185,9 @@ pub struct Service {
     /// `[service.queue]`
     pub queue: Queue,
     /// `[service.ceiling]`
-    pub ceiling: Ceiling,
+    pub ceiling: Settings,
+    /// `[service.ceiling.agent]`; there exactly when the policy is `agent`.
+    pub agent: Option<Agent>,
     /// `[service.health]`
     pub health: Health,
     /// `[service.timeouts]`
@@ -164,8 +199,14 @@ pub struct Service {
 /// Which of several back-ends below their ceilings gets a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Balance {
-    /// Each in turn.
+    /// Each in turn, by weight.
     RoundRobin,
+    /// The one with the fewest connections for its weight.
+    LeastConnections,
+    /// The one that answers soonest.
+    LeastResponseTime,
+    /// The one that the client's address points to, as long as the back-ends stay the same.
+    SourceHash,
 }
 
 /// `[service.queue]`
@@ -190,30 +231,34 @@ pub enum Overflow {
     Drop,
 }
 
-/// `[service.ceiling]`
+/// `[service.ceiling.agent]`: how a back-end's agent is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ceiling {
-    /// Default [`CeilingPolicy::Fixed`].
-    pub policy: CeilingPolicy,
-    /// How often the policy looks; default 1 s.
+pub struct Agent {
+    /// In what way; no default.
+    pub kind: AgentKind,
+    /// Where it listens, at the back-end's address. Over HTTP by default at the back-end's own
+    /// port; over TCP there is no default, as what speaks there is the service.
+    pub port: Option<NonZeroU16>,
+    /// From one question to the next, at least [`INTERVAL_MIN`]; default 2 s.
     pub interval: Duration,
+    /// How long one waits for its answer, the connection included, at most the interval; default
+    /// 1 s.
+    pub timeout: Duration,
 }
 
-/// What moves the ceilings of a service's back-ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CeilingPolicy {
-    /// Nothing: a ceiling stays at its initial value.
-    Fixed,
-}
-
-impl CeilingPolicy {
-    /// As the configuration has it.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Fixed => "fixed",
-        }
-    }
+/// In what way an agent is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AgentKind {
+    /// It is connected to and answers with one line of words, such as HAProxy's agents do.
+    Tcp {
+        /// Sent after connecting, at most [`AGENT_SEND_BYTES_MAX`] bytes; by default nothing.
+        send: String,
+    },
+    /// `GET`, answered with JSON or with a line of words.
+    Http {
+        /// Path and query, at most [`AGENT_PATH_BYTES_MAX`] bytes; default `/`.
+        path: String,
+    },
 }
 
 /// `[service.health]`
@@ -261,14 +306,27 @@ pub struct Backend {
     pub capacity: u32,
     /// What it is to be given.
     pub ceiling: CeilingBounds,
-    /// Its share in balancing; default 1.
+    /// Its share in balancing, 1 to [`WEIGHT_MAX`]; default 1.
     pub weight: u32,
+    /// Place in [`Config::groups`] of the group whose ceiling it shares, if it does.
+    pub group: Option<usize>,
+}
+
+/// `[[group]]`: back-ends that share something, such as a database, and therefore a ceiling
+/// besides their own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// Unlike that of any other group.
+    pub name: String,
+    /// Most connections of all its back-ends together, whatever their services.
+    pub ceiling: u32,
 }
 
 /// `1 <= min <= initial <= max < capacity`, connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CeilingBounds {
-    /// What it starts with; default `max`, as the fixed policy never raises it.
+    /// What it starts with. With the policy `fixed` the default is `max`, as nothing raises it;
+    /// with any other it is [`INITIAL_MOVING`], or the bound that is nearest to that.
     pub initial: u32,
     /// Never below; default 1.
     pub min: u32,

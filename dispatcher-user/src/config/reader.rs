@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::Diagnostics;
 use super::scalar::describe;
 
-/// Similarity (Jaro-Winkler, 0 to 1) from which a key is taken for a slip of another.
+/// Similarity (Jaro-Winkler, 0 to 1) from which a word is taken for a slip of another.
 const SLIP_SIMILARITY_MIN: f64 = 0.8;
 
 /// One table. A section that the file leaves out reads like an empty one, so defaults apply.
@@ -19,6 +19,8 @@ pub(super) struct Table<'a> {
     /// Where this is within that: `queue.`.
     path: String,
     known: Vec<&'static str>,
+    /// Keys that mean nothing here, and why.
+    elsewhere: Vec<(&'static str, String)>,
     diagnostics: &'a Diagnostics<'a>,
 }
 
@@ -38,6 +40,7 @@ impl<'a> Table<'a> {
             scope: String::new(),
             path: String::new(),
             known: Vec::new(),
+            elsewhere: Vec::new(),
             diagnostics,
         }
     }
@@ -127,6 +130,7 @@ impl<'a> Table<'a> {
             scope: self.scope.clone(),
             path: format!("{}{key}.", self.path),
             known: Vec::new(),
+            elsewhere: Vec::new(),
             diagnostics: self.diagnostics,
         };
         if let Some(found) = self.get(key) {
@@ -163,6 +167,7 @@ impl<'a> Table<'a> {
                     scope: self.scope.clone(),
                     path: String::new(),
                     known: Vec::new(),
+                    elsewhere: Vec::new(),
                     diagnostics: self.diagnostics,
                 }),
                 other => {
@@ -174,6 +179,11 @@ impl<'a> Table<'a> {
         Some(tables)
     }
 
+    /// Names a key that has its place elsewhere; `why` it means nothing here, should it stand here.
+    pub(super) fn elsewhere(&mut self, key: &'static str, why: String) {
+        self.elsewhere.push((key, why));
+    }
+
     /// Notes the keys that nobody asked for.
     pub(super) fn finish(mut self) {
         self.known.sort_unstable();
@@ -181,25 +191,29 @@ impl<'a> Table<'a> {
         let Some(entries) = self.entries else { return };
         for key in entries.keys() {
             let name: &str = key.get_ref();
-            if !self.known.contains(&name) {
-                let hint = self.hint(name);
-                let shown = name.escape_debug().to_string();
-                self.note(key.span().start, &shown, &format!("is not a key; {hint}"));
+            if self.known.contains(&name) {
+                continue;
             }
+            let shown = name.escape_debug().to_string();
+            let predicate = match self.elsewhere.iter().find(|(known, _)| *known == name) {
+                Some((_, why)) => why.clone(),
+                None => format!("is not a key; {}", self.hint(name)),
+            };
+            self.note(key.span().start, &shown, &predicate);
         }
     }
 
     fn hint(&self, name: &str) -> String {
-        let similarity = |known: &str| strsim::jaro_winkler(name, known);
-        let nearest = self
-            .known
-            .iter()
-            .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-        match nearest {
-            Some(nearest) if similarity(nearest) >= SLIP_SIMILARITY_MIN => {
-                format!("did you mean {nearest}?")
-            }
-            _ => format!("the keys here are {}", self.known.join(", ")),
+        match nearest(name, self.known.iter().copied()) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => format!("the keys here are {}", self.known.join(", ")),
         }
     }
+}
+
+/// The known word that this one is taken for a slip of.
+pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let rated = known.map(|known| (strsim::jaro_winkler(word, known), known));
+    let (similarity, nearest) = rated.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    (similarity >= SLIP_SIMILARITY_MIN).then_some(nearest)
 }

@@ -4,13 +4,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::uri::PathAndQuery;
 use humantime::format_duration;
 use toml::de::DeValue;
 
 use super::{
-    DURATION_MAX, DURATION_MIN, INTERFACE_BYTES_MAX, NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+    AGENT_PATH_BYTES_MAX, AGENT_SEND_BYTES_MAX, DURATION_MAX, DURATION_MIN, INTERFACE_BYTES_MAX,
+    NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
 };
 
 /// Most characters of a value that a message repeats.
@@ -68,12 +71,12 @@ pub(super) fn integer(
 
 /// A duration within [`DURATION_MIN`] and [`DURATION_MAX`].
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
-    duration_to(DURATION_MAX, "")(value)
+    duration_in(DURATION_MIN..=DURATION_MAX, "")(value)
 }
 
-/// A duration from [`DURATION_MIN`] to `most`; `why` that, where it is not plain.
-pub(super) fn duration_to(
-    most: Duration,
+/// A duration within bounds; `why` they are so, where that is not plain.
+pub(super) fn duration_in(
+    range: RangeInclusive<Duration>,
     why: &str,
 ) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, String> {
     move |value| {
@@ -86,16 +89,40 @@ pub(super) fn duration_to(
                     r#"a duration with its unit, such as "5s" or "250ms""#,
                 )
             })?;
-        if (DURATION_MIN..=most).contains(&duration) {
+        if range.contains(&duration) {
             return Ok(duration);
         }
-        let (least, most) = (format_duration(DURATION_MIN), format_duration(most));
+        let (least, most) = (
+            format_duration(*range.start()),
+            format_duration(*range.end()),
+        );
         Err(must_be(value, &format!("{least} to {most}{why}")))
     }
 }
 
+/// A whole percentage within bounds; `why` they are so, where that is not plain.
+pub(super) fn percent(
+    range: RangeInclusive<u32>,
+    why: &str,
+) -> impl FnOnce(&DeValue<'_>) -> Result<u32, String> {
+    move |value| {
+        let number = value.as_str().and_then(|text| text.strip_suffix('%'));
+        let digits = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        let percent = digits.and_then(|digits| digits.parse().ok());
+        percent
+            .filter(|percent| range.contains(percent))
+            .ok_or_else(|| {
+                let (least, most) = (range.start(), range.end());
+                must_be(
+                    value,
+                    &format!("a percentage, \"{least}%\" to \"{most}%\"{why}"),
+                )
+            })
+    }
+}
+
 /// One word of a list; a word without a value is known, but not available in this build.
-pub(super) fn choice<'c, T: Copy>(
+pub(super) fn choice<'c, T: Clone>(
     choices: &'c [(&'static str, Option<T>)],
 ) -> impl FnOnce(&DeValue<'_>) -> Result<T, String> + 'c {
     move |value| {
@@ -110,7 +137,7 @@ pub(super) fn choice<'c, T: Copy>(
         };
         let word = value.as_str();
         match choices.iter().find(|(known, _)| Some(*known) == word) {
-            Some((_, Some(choice))) => Ok(*choice),
+            Some((_, Some(choice))) => Ok(choice.clone()),
             Some((_, None)) => Err(format!(
                 "is {}, which this build does not have; it must be {}",
                 describe(value),
@@ -165,6 +192,32 @@ pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, String> 
         return Err(format!("is {text:?}; its port must be 1 to 65535"));
     }
     Ok(address)
+}
+
+/// What an agent is sent over TCP.
+pub(super) fn agent_send(value: &DeValue<'_>) -> Result<String, String> {
+    let send = text(value)?;
+    if send.len() > AGENT_SEND_BYTES_MAX {
+        let length = send.len();
+        return Err(format!(
+            "has {length} bytes; an agent is sent at most {AGENT_SEND_BYTES_MAX}"
+        ));
+    }
+    Ok(send.to_owned())
+}
+
+/// Path and query of a request.
+pub(super) fn agent_path(value: &DeValue<'_>) -> Result<String, String> {
+    let path = text(value)?;
+    let stands = path.starts_with('/') && !path.contains('#');
+    if path.len() <= AGENT_PATH_BYTES_MAX && stands && PathAndQuery::from_str(path).is_ok() {
+        return Ok(path.to_owned());
+    }
+    let what = format!(
+        "an HTTP path of at most {AGENT_PATH_BYTES_MAX} bytes, beginning with \"/\", \
+         percent-encoded"
+    );
+    Err(must_be(value, &what))
 }
 
 /// The name of a network interface, by the kernel's rules.

@@ -7,6 +7,7 @@ use dispatcher_common::maps;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostics, Problem};
+use super::group::Groups;
 use super::reader::Table;
 use super::scalar::{choice, describe, integer, interface, pin_path, socket_address, socket_path};
 use super::service::services;
@@ -57,13 +58,16 @@ fn root(mut table: Table<'_>) -> Option<Config> {
         .has("metrics")
         .then(|| metrics(table.section("metrics")));
     let dataplane = dataplane(table.section("dataplane"));
-    let services = services(&mut table);
+    let mut groups = Groups::read(&mut table);
+    let services = services(&mut table, &mut groups);
+    let groups = groups.finish(services.is_some(), table.diagnostics());
     table.finish();
     Some(Config {
         admin,
         metrics,
         dataplane: dataplane?,
         services: services?,
+        groups: groups?,
     })
 }
 

@@ -5,18 +5,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::backend::backends;
+use super::ceiling::ceiling;
 use super::diagnostics::Diagnostics;
+use super::group::Groups;
 use super::identity::Identities;
 use super::reader::Table;
-use super::scalar::{choice, duration, duration_to, integer};
+use super::scalar::{choice, duration, duration_in, integer};
 use super::{
-    Balance, Ceiling, CeilingPolicy, HEALTH_COUNT_MAX, Health, HealthKind, Overflow,
-    QUEUE_CAPACITY_MAX, Queue, SERVICES_MAX, Service, Timeouts,
+    Balance, DURATION_MIN, HEALTH_COUNT_MAX, Health, HealthKind, Overflow, QUEUE_CAPACITY_MAX,
+    Queue, SERVICES_MAX, Service, Timeouts,
 };
 
 const QUEUE_CAPACITY_DEFAULT: u32 = 1024;
 const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-const CEILING_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 const HEALTH_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
 const HEALTH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const HEALTH_RISE_DEFAULT: u32 = 2;
@@ -26,7 +27,7 @@ const IDLE_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const CLOSING_DEFAULT: Duration = Duration::from_secs(30);
 
 /// All services; nothing only if a problem was noted.
-pub(super) fn services(root: &mut Table<'_>) -> Option<Vec<Service>> {
+pub(super) fn services(root: &mut Table<'_>, groups: &mut Groups) -> Option<Vec<Service>> {
     let tables = root.sections("service", "[[service]]")?;
     let count = tables.len();
     if !(1..=SERVICES_MAX).contains(&count) {
@@ -40,6 +41,7 @@ pub(super) fn services(root: &mut Table<'_>) -> Option<Vec<Service>> {
         identities: Identities::new("service"),
         backend_addresses: HashMap::new(),
         backends_len: 0,
+        groups,
     };
     let services: Vec<_> = tables
         .into_iter()
@@ -51,14 +53,15 @@ pub(super) fn services(root: &mut Table<'_>) -> Option<Vec<Service>> {
 }
 
 /// What must hold between services.
-pub(super) struct Whole {
+pub(super) struct Whole<'g> {
     identities: Identities,
     /// Back-end addresses of all services: where, and whose for messages.
     pub(super) backend_addresses: HashMap<SocketAddr, (usize, String)>,
     pub(super) backends_len: usize,
+    pub(super) groups: &'g mut Groups,
 }
 
-impl Whole {
+impl Whole<'_> {
     /// A request sent on to a service's address would come back to be dispatched again.
     fn refuse_loops(&self, diagnostics: &Diagnostics<'_>) {
         for (address, service_at) in self.identities.addresses() {
@@ -74,27 +77,29 @@ impl Whole {
     }
 }
 
-fn service(index: usize, mut table: Table<'_>, whole: &mut Whole) -> Option<Service> {
+fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<Service> {
     let (name, address) = whole.identities.read(&mut table, index);
     let balances = [
         ("round-robin", Some(Balance::RoundRobin)),
-        ("least-connections", None),
-        ("least-response-time", None),
-        ("source-hash", None),
+        ("least-connections", Some(Balance::LeastConnections)),
+        ("least-response-time", Some(Balance::LeastResponseTime)),
+        ("source-hash", Some(Balance::SourceHash)),
     ];
     let balance = table.value("balance", Balance::RoundRobin, choice(&balances));
     let queue = queue(table.section("queue"));
-    let ceiling = ceiling(table.section("ceiling"));
+    let (ceiling, agent) = ceiling(table.section("ceiling"), queue.capacity);
     let health = health(table.section("health"));
     let timeouts = timeouts(table.section("timeouts"));
-    let backends = backends(&mut table, address.map(|located| located.value), whole);
+    let address = address.map(|located| located.value);
+    let backends = backends(&mut table, address, &ceiling.policy, whole);
     table.finish();
     Some(Service {
         name: name?,
-        address: address?.value,
+        address: address?,
         balance,
         queue,
         ceiling,
+        agent,
         health,
         timeouts,
         backends: backends?,
@@ -124,20 +129,6 @@ fn queue(mut table: Table<'_>) -> Queue {
     }
 }
 
-fn ceiling(mut table: Table<'_>) -> Ceiling {
-    let policies = [
-        ("fixed", Some(CeilingPolicy::Fixed)),
-        ("queue-depth", None),
-        ("response-time", None),
-        ("throughput", None),
-        ("gradient", None),
-    ];
-    let policy = table.value("policy", CeilingPolicy::Fixed, choice(&policies));
-    let interval = table.value("interval", CEILING_INTERVAL_DEFAULT, duration);
-    table.finish();
-    Ceiling { policy, interval }
-}
-
 fn health(mut table: Table<'_>) -> Health {
     let kinds = [
         ("off", Some(HealthKind::Off)),
@@ -149,7 +140,7 @@ fn health(mut table: Table<'_>) -> Health {
     let timeout = table.value(
         "timeout",
         HEALTH_TIMEOUT_DEFAULT.min(interval),
-        duration_to(interval, ", the interval between checks"),
+        duration_in(DURATION_MIN..=interval, ", the interval between checks"),
     );
     let rise = table.value(
         "rise",
