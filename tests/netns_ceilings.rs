@@ -32,9 +32,9 @@ fn moving(lab: &Lab, policy: &'static str, keys: &str) -> Config {
     let mut config = Config::new(lab, Family::V4, 2);
     let web = config.web();
     web.policy = policy;
-    web.ceiling_keys = format!("{WINDOW}\n{keys}");
+    web.ceiling = format!("{WINDOW}\n{keys}");
     for backend in &mut web.backends {
-        (backend.ceiling_max, backend.capacity) = (40, 64);
+        (backend.initial, backend.ceiling, backend.capacity) = (Some(2), 40, 64);
     }
     config
 }
@@ -358,13 +358,13 @@ fn a_group_of_two_services_never_has_more_than_its_ceiling() {
     let _servers = on_all(&lab, || counted(Arc::clone(&now), Arc::clone(&most)));
     let mut config = Config::new(&lab, Family::V4, 4);
     for backend in &mut config.web().backends {
-        backend.keys = "group = \"db\"".to_owned();
+        backend.group = Some("db");
     }
     let mut other = Service::new(&lab, Family::V4, 4);
     "other".clone_into(&mut other.name);
     other.address.set_port(81);
     for backend in &mut other.backends {
-        backend.keys = "group = \"db\"".to_owned();
+        backend.group = Some("db");
     }
     config.services.push(other);
     config.extra = format!("[[group]]\nname = \"db\"\nceiling = {SHARED}\n");
@@ -405,7 +405,7 @@ fn weights_share_the_connections_out() {
     let lab = lab(2);
     let servers = on_all(&lab, || server::http(Duration::ZERO));
     let mut config = Config::new(&lab, Family::V4, 8);
-    "weight = 3".clone_into(&mut config.web().backends[0].keys);
+    config.web().backends[0].weight = 3;
     let daemon = Daemon::start(&lab, &config).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
     for _ in 0..20 {

@@ -1,12 +1,13 @@
 //! Agents asked over real connections on loopback: what they send, and what is made of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use dispatcher_user::admission::BackendId;
 use dispatcher_user::agent::{self, AgentError, AgentTarget, BODY_BYTES_MAX, Fault};
 use dispatcher_user::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
-use dispatcher_user::config::{Agent, AgentKind};
+use dispatcher_user::config::{Agent, AgentKind, Config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -96,6 +97,32 @@ fn report(words: &str) -> AgentReport {
     AgentReport::parse_text(words).unwrap()
 }
 
+#[test]
+fn a_target_is_made_of_service_and_back_end() {
+    let made = |ceiling: &str| {
+        let text = format!(
+            "dataplane.interfaces = [\"e\"]\n[[service]]\nname = \"web\"\n\
+             address = \"[2001:db8::1]:80\"\nceiling = {ceiling}\n[[service.backend]]\n\
+             name = \"web-1\"\naddress = \"[2001:db8::2]:8080\"\ncapacity = 9\n"
+        );
+        let config = Config::parse(Path::new("f.toml"), text.as_bytes()).unwrap();
+        let service = &config.services[0];
+        AgentTarget::new(BackendId(3), service, &service.backends[0])
+    };
+    for (keys, address) in [
+        (r#"kind = "http""#, "[2001:db8::2]:8080"),
+        (r#"kind = "http", port = 81"#, "[2001:db8::2]:81"),
+        (r#"kind = "tcp", port = 9000"#, "[2001:db8::2]:9000"),
+    ] {
+        let target = made(&format!("{{ policy = \"agent\", agent = {{ {keys} }} }}")).unwrap();
+        assert_eq!(target.backend, BackendId(3));
+        assert_eq!(&*target.name, "web/web-1");
+        assert_eq!(target.address, address.parse().unwrap(), "{keys}");
+        assert_eq!(target.agent.interval, Duration::from_secs(2));
+    }
+    assert!(made("{ policy = \"fixed\" }").is_none());
+}
+
 #[tokio::test]
 async fn a_line_of_words_is_a_report() {
     let longest = format!("up{}\n", " ".repeat(REPORT_LEN_MAX - 2));
@@ -119,12 +146,16 @@ async fn a_line_of_words_is_a_report() {
 #[tokio::test]
 async fn what_is_no_line_of_words_is_told() {
     let unread = |why: &str| Fault::Unreadable(why.to_owned());
-    let garbage = AgentReport::parse_text("<html>").unwrap_err();
+    let word = |word: &str| AgentReport::parse_text(word).unwrap_err().to_string();
     let too_long = format!("up{}\n", " ".repeat(REPORT_LEN_MAX - 1));
     for (sent, fault) in [
         (&b""[..], Fault::Closed),
-        (b"<html>\n", unread(&garbage.to_string())),
+        (b"<html>\n", unread(&word("<html>"))),
         (b"\xff%\n", unread("not UTF-8 text")),
+        (
+            b"\x1b[2J\n",
+            unread(&word("\x1b[2J").replace('\x1b', "\u{fffd}")),
+        ),
         (too_long.as_bytes(), Fault::TooLong(REPORT_LEN_MAX)),
     ] {
         let address = saying(sent).await;

@@ -134,9 +134,13 @@ fn everything_given_is_taken() {
         address = "[2001:db8::10]:443"
         balance = "least-response-time"
         queue = { capacity = 7, timeout = "1m 30s", overflow = "drop", per_source = 3 }
-        ceiling = { policy = "fixed", interval = "250ms", slow_start = "1m", response_goal = "80ms" }
         health = { kind = "off", interval = "500ms", rise = 1, fall = 9 }
         timeouts = { handshake = "10ms", idle = "24h", closing = "1s" }
+        [service.ceiling]
+        policy = "fixed"
+        interval = "250ms"
+        slow_start = "1m"
+        response_goal = "80ms"
         [[service.backend]]
         name = "b"
         address = "[2001:db8::11]:8443"

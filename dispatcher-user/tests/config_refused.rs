@@ -231,7 +231,8 @@ fn what_an_agent_is_sent_is_bounded() {
         let kind = if key == "send" { "tcp" } else { "http" };
         let mut lines = RIGHT.map(str::to_owned);
         lines[3] = format!(
-            "ceiling = {{ policy = \"agent\", agent = {{ kind = \"{kind}\", port = 9, {key} = \"{value}\" }} }}"
+            "ceiling.policy = \"agent\"\nceiling.agent = {{ kind = \"{kind}\", port = 9, \
+             {key} = \"{value}\" }}"
         );
         lines.join("\n")
     };

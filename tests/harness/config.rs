@@ -53,8 +53,8 @@ pub struct Service {
     pub overflow: &'static str,
     /// The policy of its ceilings.
     pub policy: &'static str,
-    /// More lines of `[service.ceiling]`.
-    pub ceiling_keys: String,
+    /// Further lines of `[service.ceiling]`, and sections within it.
+    pub ceiling: String,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
     /// How long a handshake may take, with its unit.
@@ -74,14 +74,16 @@ pub struct Backend {
     pub name: String,
     /// Where it serves.
     pub address: SocketAddr,
-    /// Its ceiling: fixed, or where it starts.
+    /// Its ceiling: fixed, or the most it becomes.
     pub ceiling: u32,
-    /// The most that it becomes.
-    pub ceiling_max: u32,
+    /// Where the ceiling starts; `None` for all of it.
+    pub initial: Option<u32>,
     /// What it is capable of; above the ceiling.
     pub capacity: u32,
-    /// More lines of its table.
-    pub keys: String,
+    /// Its share in balancing.
+    pub weight: u32,
+    /// The group whose ceiling it shares.
+    pub group: Option<&'static str>,
 }
 
 impl Config {
@@ -146,9 +148,10 @@ impl Service {
             name: format!("web-{i}"),
             address: node.at(family, BACKEND_PORT),
             ceiling,
-            ceiling_max: ceiling,
+            initial: None,
             capacity: 2 * ceiling,
-            keys: String::new(),
+            weight: 1,
+            group: None,
         });
         Self {
             name: "web".to_owned(),
@@ -158,7 +161,7 @@ impl Service {
             queue_timeout: "30s",
             overflow: "refuse",
             policy: "fixed",
-            ceiling_keys: String::new(),
+            ceiling: String::new(),
             health: "off",
             handshake_timeout: "5s",
             idle_timeout: "5m",
@@ -177,24 +180,27 @@ impl Service {
         writeln!(toml, "timeout  = {:?}", self.queue_timeout)?;
         writeln!(toml, "overflow = {:?}", self.overflow)?;
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
-        writeln!(toml, "{}", self.ceiling_keys)?;
+        writeln!(toml, "{}", self.ceiling)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
         writeln!(toml, "\n[service.timeouts]")?;
         writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;
         writeln!(toml, "idle      = {:?}", self.idle_timeout)?;
         writeln!(toml, "closing   = {:?}", self.closing_timeout)?;
         for backend in &self.backends {
-            let (ceiling, capacity) = (backend.ceiling, backend.capacity);
-            let ceiling_max = backend.ceiling_max;
+            let ceiling = backend.ceiling;
+            let initial = backend.initial.unwrap_or(ceiling);
             writeln!(toml, "\n[[service.backend]]")?;
             writeln!(toml, "name     = {:?}", backend.name)?;
             writeln!(toml, "address  = \"{}\"", backend.address)?;
-            writeln!(toml, "capacity = {capacity}")?;
+            writeln!(toml, "capacity = {}", backend.capacity)?;
             writeln!(
                 toml,
-                "ceiling  = {{ initial = {ceiling}, min = 1, max = {ceiling_max} }}"
+                "ceiling  = {{ initial = {initial}, min = 1, max = {ceiling} }}"
             )?;
-            writeln!(toml, "{}", backend.keys)?;
+            writeln!(toml, "weight   = {}", backend.weight)?;
+            if let Some(group) = backend.group {
+                writeln!(toml, "group    = {group:?}")?;
+            }
         }
         Ok(())
     }

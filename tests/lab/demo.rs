@@ -122,7 +122,7 @@ fn configuration(lab: &Lab) -> Config {
     web.queue_timeout = "5s";
     for (backend, model) in std::iter::zip(&mut web.backends, MODELS) {
         backend.name = model.name.to_owned();
-        (backend.ceiling, backend.ceiling_max) = (model.ceiling, model.ceiling);
+        backend.ceiling = model.ceiling;
         backend.capacity = model.capacity;
     }
     config

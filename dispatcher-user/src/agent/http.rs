@@ -43,9 +43,14 @@ pub(super) async fn ask(
         if head.status != StatusCode::OK {
             return Err(Fault::Status(head.status.as_u16()));
         }
-        let read = reader(&head.headers)?;
+        let is_json = is_json(&head.headers)?;
         let body = Limited::new(body, BODY_BYTES_MAX).collect().await?;
-        read(&body.to_bytes())
+        let body = body.to_bytes();
+        if is_json {
+            return report_of_json(&body);
+        }
+        let end = body.iter().position(|byte| b"\r\n".contains(byte));
+        report_of_line(&body[..end.unwrap_or(body.len())])
     };
     // What goes wrong with the connection is told where the answer is awaited.
     let driver = async {
@@ -58,20 +63,18 @@ pub(super) async fn ask(
     }
 }
 
-/// How a body of this type is read.
-fn reader(headers: &HeaderMap) -> Result<fn(&[u8]) -> Result<AgentReport, Fault>, Fault> {
+/// Whether a body is JSON; else it is a line of words.
+fn is_json(headers: &HeaderMap) -> Result<bool, Fault> {
     let given = headers.get(header::CONTENT_TYPE);
     let given = given.map_or(&b""[..], |value| value.as_bytes());
     let essence = given.split(|byte| *byte == b';').next().unwrap_or(given);
     match essence.trim_ascii().to_ascii_lowercase().as_slice() {
-        b"application/json" => Ok(report_of_json),
-        b"text/plain" => Ok(|body| {
-            let line = body.split(|byte| b"\r\n".contains(byte)).next();
-            report_of_line(line.unwrap_or(body))
-        }),
-        _ => Err(Fault::ContentType(shortened(&String::from_utf8_lossy(
-            given,
-        )))),
+        b"application/json" => Ok(true),
+        b"text/plain" => Ok(false),
+        _ => {
+            let given = String::from_utf8_lossy(given);
+            Err(Fault::ContentType(shortened(&given)))
+        }
     }
 }
 

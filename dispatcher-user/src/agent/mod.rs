@@ -108,9 +108,10 @@ impl Fault {
     }
 }
 
-/// As much of a text of others as is repeated to people.
+/// As much of a text of others as is repeated to people, and nothing that moves a terminal.
 fn shortened(text: &str) -> String {
-    text.chars().take(SHOWN_CHARS_MAX).collect()
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(SHOWN_CHARS_MAX).map(shown).collect()
 }
 
 impl From<&io::Error> for Fault {

@@ -8,7 +8,7 @@ use super::reader::Table;
 use super::scalar::{agent_path, agent_send, choice, duration_in, integer, percent};
 use super::{
     Agent, AgentKind, CAPACITY_MAX, DURATION_MAX, DURATION_MIN, INTERVAL_MIN, PERCENT_MAX,
-    RATE_MAX, RESPONSE_TIME_MIN,
+    RATE_MAX, RESPONSE_TIME_MAX, RESPONSE_TIME_MIN,
 };
 use crate::ceiling::{
     self, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,
@@ -45,7 +45,12 @@ pub(super) fn ceiling(mut table: Table<'_>, queue_capacity: u32) -> (Settings, O
         Policy::Agent(ceiling::Agent::default()),
     ];
     let policies = policies.map(|policy| (policy.label(), Some(policy)));
-    let mut policy = table.value("policy", default.policy, choice(&policies));
+    let given = table.optional("policy", choice(&policies));
+    if given.is_none() && table.has("policy") {
+        // Which keys belong to it nobody can tell.
+        return (default, None);
+    }
+    let mut policy = given.map_or(default.policy, |located| located.value);
     let interval = table.value(
         "interval",
         default.interval,
@@ -89,7 +94,7 @@ pub(super) fn ceiling(mut table: Table<'_>, queue_capacity: u32) -> (Settings, O
 }
 
 fn response_time(value: &toml::de::DeValue<'_>) -> Result<Duration, String> {
-    duration_in(RESPONSE_TIME_MIN..=DURATION_MAX, "")(value)
+    duration_in(RESPONSE_TIME_MIN..=RESPONSE_TIME_MAX, "")(value)
 }
 
 fn queue_depth(table: &mut Table<'_>, parameters: &mut QueueDepth, queue_capacity: u32) {
@@ -121,7 +126,7 @@ fn response_band(table: &mut Table<'_>, parameters: &mut ResponseTime) {
     let low = table.required("low", what, response_time);
     let low = low.map_or(RESPONSE_TIME_MIN, |located| located.value);
     let what = "a response time above which less is given, such as \"80ms\"";
-    let least = low.saturating_add(RESPONSE_TIME_MIN).min(DURATION_MAX);
+    let least = low + RESPONSE_TIME_MIN;
     let high = table.required(
         "high",
         what,

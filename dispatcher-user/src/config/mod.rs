@@ -52,8 +52,10 @@ pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shortest window of a ceiling's policy, and shortest interval between questions to an agent:
 /// shorter ones tell more of chance than of the server.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Shortest response time asked for: below it, the way between the machines is all that is measured.
+/// Shortest response time asked for: below it, all that is measured is the way between machines.
 pub const RESPONSE_TIME_MIN: Duration = Duration::from_micros(10);
+/// Longest response time asked for.
+pub const RESPONSE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 /// Most requests a second asked of one back-end.
 pub const RATE_MAX: u32 = 10_000_000;
 /// Greatest percentage: of the response time at rest, and of what an agent's load may be.
@@ -310,8 +312,8 @@ pub struct Backend {
     pub group: Option<usize>,
 }
 
-/// `[[group]]`: back-ends that share something, such as a database, and therefore a ceiling besides
-/// their own.
+/// `[[group]]`: back-ends that share something, such as a database, and therefore a ceiling
+/// besides their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// Unlike that of any other group.
@@ -323,8 +325,8 @@ pub struct Group {
 /// `1 <= min <= initial <= max < capacity`, connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CeilingBounds {
-    /// What it starts with. With the policy `fixed` the default is `max`, as nothing raises it; with
-    /// any other it is [`INITIAL_MOVING`], or the bound that is nearest to that.
+    /// What it starts with. With the policy `fixed` the default is `max`, as nothing raises it;
+    /// with any other it is [`INITIAL_MOVING`], or the bound that is nearest to that.
     pub initial: u32,
     /// Never below; default 1.
     pub min: u32,
