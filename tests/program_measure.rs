@@ -4,7 +4,7 @@
 
 use Sender::{Backend, Client};
 use dispatcher_common::flow::{FlowEntry, FlowPair};
-use dispatcher_common::measure::{Histogram, Kind, UNIT_NANOS, bucket, clock};
+use dispatcher_common::measure::{FAREWELL_MAX, Histogram, Kind, UNIT_NANOS, bucket, clock};
 use dispatcher_common::service::BackendCounters;
 use dispatcher_tests::packet::{
     ACK, BACKEND_ONE, CLIENT_ONE, FAMILIES, FIN_ACK, Family, Packet, RST, RST_ACK, SYN, SYN_ACK,
@@ -88,6 +88,21 @@ impl Story {
             assert_eq!(verdict, Verdict::Sent(Action::Redirect), "{step:?}");
         }
         self.program.events();
+    }
+
+    /// Plays a FIN, again should this machine have been so slow that it was no farewell.
+    fn part(&mut self, fin: Step) {
+        loop {
+            let mut entry = self.reply();
+            if entry.asked != 0 {
+                entry.asked = now();
+                self.program.put(&self.pair.reply_key, &entry);
+            }
+            self.play(&[fin]);
+            if now().wrapping_sub(entry.asked) <= FAREWELL_MAX || entry.asked == 0 {
+                return;
+            }
+        }
     }
 
     fn reply(&self) -> FlowEntry {
@@ -378,7 +393,8 @@ fn a_farewell_is_no_request() {
     for parting in partings {
         tell_established(|story| {
             story.play(&ANSWERED);
-            story.play(parting);
+            story.play(&parting[..parting.len() - 1]);
+            story.part(parting[parting.len() - 1]);
             assert!(!story.is_asked());
             story.play(&[(Backend, FIN_ACK, 501, 133, 31), (Client, ACK, 133, 533, 0)]);
             assert_eq!(story.measured(Kind::Response), 1);
