@@ -1,11 +1,12 @@
 //! What was measured of a back-end, out of what the program counted: what came between two
 //! readings, means, quantiles and maxima of it, and sums over longer times. Pure.
 //!
-//! How true it is: a time is measured to a unit of 1.024 µs. A quantile is the middle of its bucket,
-//! so it lies within 1/32 and a unit of the value that it stands for, up to 69 s; what is longer
-//! shows only in mean and maximum. A mean is of the values themselves. So is a maximum, if the
-//! readings are less than 1.5 s apart: what is overwritten by then, or was hidden in its tick by a
-//! greater one before the first reading, is told as the upper end of its bucket, at most 1/16 more.
+//! How true it is: a time is measured to a unit of 1.024 µs. A quantile is the middle of its
+//! bucket, so it lies within 1/32 and a unit of the value that it stands for, up to 69 s; what is
+//! longer shows only in mean and maximum. A mean is of the values themselves. So is a maximum, when
+//! readings are less than 1.5 s apart and each is made as a tick begins. Else the greatest value
+//! may have been overwritten, or hidden in its tick by a greater one of the reading before: then
+//! the upper end of its bucket is told, at most 1/16 more.
 
 use std::time::Duration;
 
@@ -178,8 +179,8 @@ impl Distribution {
     }
 
     /// For each of the `bounds`, which ascend, how many values do not exceed it, as a Prometheus
-    /// histogram wants them. A bucket goes where its middle is: what lies within 1/32 of a bound may
-    /// be counted on its wrong side.
+    /// histogram wants them. A bucket goes where its middle is: what lies within 1/32 of a bound
+    /// may be counted on its wrong side.
     #[must_use]
     pub fn up_to(&self, bounds: &[Duration]) -> Vec<u64> {
         let mut counts = self.counts.iter().enumerate().peekable();

@@ -5,10 +5,11 @@
 //! rewrites service to back-end stands beside one that rewrites it back: every run is a hit with
 //! the full rewrite, and the frame's TTL of 255 bounds a batch to 200 runs. For many flows the
 //! entries form a ring: each turns the packet into one of the next flow, so that no run finds its
-//! entry in the cache. A clock starts or stops once for a packet, so those rows have a small ring of
-//! flows, one for each run of a batch, put back as it was before each round; what they cost shows
-//! beside the same ring whose packets start and stop nothing. Rounds over all rows alternate, so that what disturbs the machine disturbs
-//! all of them; the median of the rounds is printed.
+//! entry in the cache. A packet starts or stops a clock only once, so those rows have a small ring
+//! with a flow for each run of a batch, put back as it was before each round; what a clock costs
+//! shows beside the same ring with packets that start and stop nothing. Rounds over all rows
+//! alternate, so that what disturbs the machine disturbs all of them; the median of the rounds is
+//! printed.
 //!
 //! No driver and no wire is part of this, and an action (`XDP_TX`, redirect) is only asked for.
 
