@@ -28,7 +28,7 @@ impl Datapath {
     /// What passed to and from a back-end.
     #[must_use]
     pub fn backend(&self, index: u32) -> BackendCounters {
-        sum(self.backends.get(&index, 0).ok(), |total, one| {
+        sum(&self.backends.get(&index, 0), |total, one| {
             *total += *one;
         })
     }
