@@ -23,7 +23,7 @@ use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use super::*;
 
 /// The same cases in every run; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` ask for others.
-fn seeded() -> ProptestConfig {
+pub(super) fn seeded() -> ProptestConfig {
     let default = ProptestConfig::default();
     let rng_seed = match default.rng_seed {
         RngSeed::Random => RngSeed::Fixed(0x5eed),
