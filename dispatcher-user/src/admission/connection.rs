@@ -152,10 +152,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             return;
         };
         if let Some(slot) = flow.state.slot() {
+            // It was not given to the back-end after all; nor has it ended there.
+            self.backends[flow.backend.0].counters.admitted -= u64::from(flow.isn.is_some());
             self.give_back_slot(now, flow.backend, slot);
         }
         if let Some(isn) = flow.isn {
-            self.backends[flow.backend.0].counters.admitted -= 1;
             let request = Request {
                 service: flow.service,
                 key: flow.key,
