@@ -175,9 +175,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     fn try_another(&mut self, now: Time, flow: &Flow, request: Request<R>) {
+        let open = self.services[flow.service.0].selector.open(&self.groups);
         let has_try_left = flow.tried.and(flow.backend).is_some();
         if has_try_left
-            && let Some(backend) = self.pick(flow.service, &flow.key.src, &request.tried)
+            && let Some(backend) = self.pick(flow.service, open, &flow.key.src, &request.tried)
         {
             self.admit(now, backend, request);
         } else {

@@ -32,6 +32,14 @@ struct Note {
     ceilings: Vec<u32>,
 }
 
+/// What was measured, on average and at most.
+pub(super) struct Measured {
+    /// Requests that waited.
+    pub(super) queue: (f64, u32),
+    /// Slots held at each back-end, and whether its ceiling was reached.
+    pub(super) backends: Vec<(f64, u32, bool)>,
+}
+
 #[derive(Clone)]
 struct Waiting {
     client: char,
@@ -190,9 +198,8 @@ impl Model {
         self.told()
     }
 
-    /// What a window shows: the requests that waited, on average and at most, and of each back-end
-    /// the slots held, on average and at most, and whether its ceiling was reached.
-    pub(super) fn window(&mut self, at: u64) -> ((f64, u32), Vec<(f64, u32, bool)>) {
+    /// What a window shows.
+    pub(super) fn window(&mut self, at: u64) -> Measured {
         self.note(at);
         let notes = core::mem::take(&mut self.notes);
         let (begun, length) = (self.window_begun, at - self.window_begun);
@@ -215,10 +222,10 @@ impl Model {
                 notes.iter().any(reached),
             )
         });
-        let measured = (
-            (mean(&|note| note.waiting), max(&|note| note.waiting)),
-            backends.collect(),
-        );
+        let measured = Measured {
+            queue: (mean(&|note| note.waiting), max(&|note| note.waiting)),
+            backends: backends.collect(),
+        };
         self.window_begun = at;
         self.note(at);
         measured

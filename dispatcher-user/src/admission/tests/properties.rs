@@ -1,5 +1,6 @@
-//! What always holds, whatever happens: services, back-ends and groups come, change and go, installs
-//! fail, timeouts are handled late. No reference here, only what follows from the commands themselves.
+//! What always holds, whatever happens: services, back-ends and groups come, change and go,
+//! installs fail, timeouts are handled late. No reference here, only what follows from the commands
+//! themselves.
 
 use core::hash::{BuildHasher, Hasher as _};
 use std::collections::{BTreeMap, BTreeSet};
