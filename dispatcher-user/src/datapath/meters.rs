@@ -57,7 +57,7 @@ impl Datapath {
 }
 
 /// The sum over processors; nothing of an element that there is not.
-pub(super) fn sum<T: Pod + Default>(
+fn sum<T: Pod + Default>(
     values: &Result<PerCpuValues<T>, MapError>,
     add: impl Fn(&mut T, &T),
 ) -> T {

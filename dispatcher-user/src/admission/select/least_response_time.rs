@@ -3,8 +3,6 @@
 //! fastest. Response times are told once a window and are old soon, what is held is exact at any
 //! time: so a fast back-end is sent much, but no crowd.
 
-use core::time::Duration;
-
 use super::lanes::{Open, of_lane};
 use super::{Exclude, Place, Places};
 
@@ -35,7 +33,8 @@ pub(super) struct LeastResponseTime {
 /// picked for longest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Candidate {
-    response: Duration,
+    /// Nanoseconds.
+    response: u64,
     load: u64,
     picked: u64,
     position: u32,
@@ -62,7 +61,7 @@ impl LeastResponseTime {
     }
 
     pub(super) fn set(&mut self, position: u32, place: &Place) {
-        let lane = of_lane(&mut self.lanes, place.lane, Vec::new);
+        let lane = of_lane(&mut self.lanes, place.lane(), Vec::new);
         let at = self.places[position as usize];
         if place.available && at == NOWHERE {
             self.places[position as usize] = lane.len() as u32;
@@ -83,12 +82,11 @@ impl LeastResponseTime {
         exclude: &mut Exclude<'_>,
     ) -> Option<u32> {
         let mut sample = [Candidate {
-            response: Duration::ZERO,
+            response: 0,
             load: 0,
             picked: 0,
             position: 0,
         }; SAMPLE_MAX];
-        let mut loads = [0; SAMPLE_MAX];
         let mut len = 0;
         let (drawn, count) = self.draw(open);
         for &place in &drawn[..count] {
@@ -97,24 +95,15 @@ impl LeastResponseTime {
                 continue;
             }
             let place = places.get(position)?;
-            let load = place.load();
             sample[len] = Candidate {
-                response: place.response.unwrap_or(Duration::ZERO),
-                load,
+                response: place.response,
+                load: place.load(),
                 picked: self.picked[position as usize],
                 position,
             };
-            loads[len] = load;
             len += 1;
         }
-        let (sample, loads) = (&sample[..len], &mut loads[..len]);
-        loads.sort_unstable();
-        let (of, parts) = HOT_ABOVE;
-        let hot_above = *loads.get(len.checked_sub(1)? * of / parts)?;
-        let cold = sample
-            .iter()
-            .filter(|candidate| candidate.load <= hot_above);
-        let chosen = cold.min()?.position;
+        let chosen = coldest(&mut sample[..len])?.position;
         self.picks += 1;
         self.picked[chosen as usize] = self.picks;
         Some(chosen)
@@ -153,6 +142,28 @@ impl LeastResponseTime {
     }
 }
 
+/// The least candidate that is not hot.
+fn coldest(mut sample: &mut [Candidate]) -> Option<Candidate> {
+    let (of, parts) = HOT_ABOVE;
+    let quantile = sample.len().checked_sub(1)? * of / parts;
+    let mut loads = [u64::MAX; SAMPLE_MAX];
+    for (load, candidate) in loads.iter_mut().zip(&*sample) {
+        *load = candidate.load;
+    }
+    loop {
+        let least = (0..sample.len()).min_by_key(|&at| sample[at])?;
+        let candidate = sample[least];
+        let below = loads.iter().filter(|&&load| load < candidate.load).count();
+        // More than the quantile's place has are below it: it is above the quantile.
+        if below <= quantile {
+            return Some(candidate);
+        }
+        let last = sample.len() - 1;
+        sample.swap(least, last);
+        sample = &mut sample[..last];
+    }
+}
+
 /// SplitMix64, from the same seed at every start: what is decided can be played again.
 #[derive(Clone, Debug)]
 struct Random(u64);
@@ -162,6 +173,6 @@ impl Random {
     fn up_to(&mut self, highest: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let high = super::maglev::mix(self.0) >> 32;
-        (high * (u64::from(highest) + 1) >> 32) as u32
+        ((high * (u64::from(highest) + 1)) >> 32) as u32
     }
 }
