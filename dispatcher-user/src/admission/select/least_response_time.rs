@@ -96,7 +96,7 @@ impl LeastResponseTime {
     }
 
     pub(super) fn pick(&mut self, open: Open, exclude: &mut Exclude<'_>) -> Option<u32> {
-        let mut sample = [Candidate::NONE; SAMPLE_MAX];
+        let mut sample = [&Candidate::NONE; SAMPLE_MAX];
         let mut len = 0;
         let (drawn, count) = self.draw(open);
         for &place in &drawn[..count] {
@@ -140,10 +140,10 @@ impl LeastResponseTime {
         (drawn, count)
     }
 
-    fn available(&self, open: Open, mut place: u32) -> Option<Candidate> {
+    fn available(&self, open: Open, mut place: u32) -> Option<&Candidate> {
         for lane in open.lanes() {
             let lane = &self.lanes[lane];
-            if let Some(&candidate) = lane.get(place as usize) {
+            if let Some(candidate) = lane.get(place as usize) {
                 return Some(candidate);
             }
             place -= lane.len() as u32;
@@ -153,25 +153,28 @@ impl LeastResponseTime {
 }
 
 /// The least candidate that is not hot.
-fn coldest(mut sample: &mut [Candidate]) -> Option<Candidate> {
+fn coldest<'a>(sample: &mut [&'a Candidate]) -> Option<&'a Candidate> {
     let (of, parts) = HOT_ABOVE;
     let quantile = sample.len().checked_sub(1)? * of / parts;
     let mut loads = [u64::MAX; SAMPLE_MAX];
     for (load, candidate) in loads.iter_mut().zip(&*sample) {
         *load = candidate.load;
     }
-    loop {
-        let least = (0..sample.len()).min_by_key(|&at| sample[at])?;
-        let candidate = sample[least];
-        let below = loads.iter().filter(|&&load| load < candidate.load).count();
-        // More than the quantile's place has are below it: it is above the quantile.
-        if below <= quantile {
-            return Some(candidate);
+    for passed_over in 0..sample.len() {
+        let rest = &mut sample[passed_over..];
+        for at in 1..rest.len() {
+            if rest[at] < rest[0] {
+                rest.swap(0, at);
+            }
         }
-        let last = sample.len() - 1;
-        sample.swap(least, last);
-        sample = &mut sample[..last];
+        let least = rest[0];
+        let below = loads.iter().filter(|&&load| load < least.load);
+        // When more are below it than below the quantile, it is above the quantile.
+        if below.count() <= quantile {
+            return Some(least);
+        }
     }
+    None
 }
 
 /// SplitMix64, from the same seed at every start: what is decided can be played again.
