@@ -144,7 +144,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let service = &mut self.services[service.0];
         let members = &service.members;
         let member = |position: u32| members.get(position as usize).copied().flatten();
-        let mut was_tried = |position| member(position).is_none_or(|backend| tried.has(backend));
+        let mut was_tried = |position| {
+            !tried.is_empty() && member(position).is_none_or(|backend| tried.has(backend))
+        };
         let picked = service.selector.pick(open, source, &mut was_tried);
         picked.and_then(member)
     }

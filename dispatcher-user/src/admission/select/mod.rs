@@ -152,11 +152,12 @@ impl Method {
         }
     }
 
-    /// Only what a back-end holds has changed.
-    fn set_held(&mut self, position: u32, place: &Place) {
+    /// Only what a back-end holds, or how fast it answers, has changed.
+    fn set_load(&mut self, position: u32, place: &Place) {
         match self {
             Self::LeastConnections(method) => method.set(position, place),
-            Self::RoundRobin(_) | Self::LeastResponseTime(_) | Self::SourceHash(_) => {}
+            Self::LeastResponseTime(method) => method.set(position, place),
+            Self::RoundRobin(_) | Self::SourceHash(_) => {}
         }
     }
 }
@@ -283,7 +284,7 @@ impl Selector {
             self.lanes.count(place.lane(), standing.available);
             self.method.set(position, place);
         } else {
-            self.method.set_held(position, place);
+            self.method.set_load(position, place);
         }
         if went {
             self.method.membership_changed(&self.places, None);
@@ -295,6 +296,7 @@ impl Selector {
         if let Some(place) = self.places.get_mut(position) {
             let nanos = response.map_or(0, |response| response.as_nanos());
             place.response = u64::try_from(nanos).unwrap_or(u64::MAX);
+            self.method.set_load(position, place);
         }
     }
 
@@ -319,7 +321,7 @@ impl Selector {
         match &mut self.method {
             Method::RoundRobin(method) => method.pick(places, open, exclude),
             Method::LeastConnections(method) => method.pick(places, open, exclude),
-            Method::LeastResponseTime(method) => method.pick(places, open, exclude),
+            Method::LeastResponseTime(method) => method.pick(open, exclude),
             Method::SourceHash(method) => method.pick(places, open, source, exclude),
         }
     }
