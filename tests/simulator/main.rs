@@ -24,7 +24,7 @@ fn main() {
             Policy::ResponseTime(ResponseTime {
                 metric: Metric::Mean,
                 low: Duration::from_secs_f64(2.0 * unloaded),
-                high: Duration::from_secs_f64(4.0 * unloaded),
+                high: Duration::from_secs_f64(6.0 * unloaded),
             }),
         ];
         for p in policies {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::agent::{self, AgentReport, AgentState};
 use super::climb::{Climb, Move};
 use super::curve::{Curve, Suggestion};
-use super::guard::{Guard, View};
+use super::guard::{self, Guard, View};
 use super::reason::Reason;
 use super::settings::{Bounds, Policy, Settings};
 use super::window::Window;
@@ -119,11 +119,21 @@ impl Controller {
             Err(_) if matches!(self.settings.policy, Policy::Agent(_)) => *window,
             Err(why) => return self.pinned.map_or(why, |_| Reason::Pinned),
         };
-        self.curve.observe(&taken);
-        if self.pinned.is_some() {
-            return Reason::Pinned;
+        let full = guard::is_full(&taken, self.ceiling);
+        let concurrency = if full {
+            f64::from(self.ceiling)
+        } else {
+            taken.held_mean
+        };
+        let asked = self.pinned.is_none().then(|| self.ask_policy(&taken));
+        // A pause, or another server: the next windows tell.
+        let is_odd = matches!(&asked, Some(wanted) if matches!(wanted.why, Reason::Changed { .. }));
+        if !is_odd {
+            self.curve.observe(concurrency, &taken);
         }
-        let Move { ceiling, why } = self.ask_policy(&taken);
+        let Some(Move { ceiling, why }) = asked else {
+            return Reason::Pinned;
+        };
         self.target = self.bounds.clamp(ceiling);
         why
     }
@@ -137,6 +147,7 @@ impl Controller {
             bounds: self.bounds,
             forbidden: forbidden.as_ref(),
         };
+        let curve = &mut self.curve;
         let Memory {
             climb,
             response_time,
@@ -148,12 +159,12 @@ impl Controller {
             Policy::Agent(settings) => {
                 return agent::decide(settings, agent, self.initial, &view);
             }
-            Policy::QueueDepth(settings) => queue_depth::decide(settings, climb, &view),
+            Policy::QueueDepth(settings) => queue_depth::decide(settings, climb, curve, &view),
             Policy::ResponseTime(settings) => {
-                response_time::decide(settings, response_time, climb, &view)
+                response_time::decide(settings, response_time, climb, curve, &view)
             }
-            Policy::Throughput(settings) => throughput::decide(settings, climb, &view),
-            Policy::Gradient(settings) => gradient::decide(settings, gradient, climb, &view),
+            Policy::Throughput(settings) => throughput::decide(settings, climb, curve, &view),
+            Policy::Gradient(settings) => gradient::decide(settings, gradient, climb, curve, &view),
         };
         let full = view.is_full();
         match forbidden {

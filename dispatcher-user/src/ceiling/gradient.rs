@@ -9,7 +9,7 @@
 use core::time::Duration;
 
 use super::climb::{Climb, Move};
-use super::curve::seconds;
+use super::curve::{Curve, seconds};
 use super::guard::View;
 use super::reason::Reason;
 use super::response_time::{self, lowered};
@@ -18,8 +18,13 @@ use super::settings::Gradient;
 /// The baseline may grow by this factor in a probe.
 const RISE_MAX: f64 = 2.0;
 
-/// What a measurement of the baseline counts, against what was known.
+/// What a measurement of the baseline counts, against what was known; all, if it is further off
+/// than chance has it.
 const FRESH: f64 = 0.5;
+const CHANCE: f64 = 0.3;
+
+/// The ceiling is lowered only by a baseline that is at most so old: else it is measured again.
+const FRESH_FOR: Duration = Duration::from_secs(15);
 
 /// Around what is tolerated: within, the ceiling stays.
 const BAND: f64 = 0.1;
@@ -30,7 +35,7 @@ const PROBE_MAX: u32 = 5;
 /// What the policy remembers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    /// Mean response time at a small ceiling, in seconds.
+    /// Median response time at a small ceiling, in seconds.
     baseline: Option<f64>,
     /// Since that was measured.
     age: Duration,
@@ -40,8 +45,10 @@ pub(super) struct Memory {
 
 #[derive(Clone, Copy, Debug)]
 struct Probe {
-    /// The ceiling before.
+    /// The ceiling before; or, of the first one, where the search begins.
     before: u32,
+    /// The response time there.
+    response: f64,
     windows: u32,
 }
 
@@ -49,10 +56,15 @@ impl Memory {
     /// Takes a response time at a small ceiling into account.
     fn learn(&mut self, response: f64) {
         self.baseline = Some(match self.baseline {
-            Some(known) if response > known => {
-                known + (response.min(known * RISE_MAX) - known) * FRESH
+            Some(known) => {
+                let off = response.min(known * RISE_MAX) - known;
+                let part = if off.abs() > CHANCE * known {
+                    1.0
+                } else {
+                    FRESH
+                };
+                known + off * part
             }
-            Some(known) => known + (response - known) * FRESH,
             None => response,
         });
         self.age = Duration::ZERO;
@@ -62,20 +74,24 @@ impl Memory {
 /// How far the response time is from what is tolerated: 1 and less for too long, at most 2 and at
 /// least a half. As in Netflix's and Envoy's controllers of that name.
 pub(super) fn gradient(tolerance: f64, baseline: f64, response: f64) -> f64 {
-    (tolerance * baseline / response).max(0.5).min(2.0)
+    let gradient = tolerance * baseline / response;
+    // The greater of a number and NaN is the number.
+    gradient.max(0.5).min(2.0)
 }
 
 pub(super) fn decide(
     settings: &Gradient,
     memory: &mut Memory,
     climb: &mut Climb,
+    curve: &mut Curve,
     view: &View<'_>,
 ) -> Move {
     let (window, ceiling) = (view.window, view.ceiling);
     memory.age = memory.age.saturating_add(window.length);
     let hold = |ceiling, why| Move { ceiling, why };
-    let response = window.response.mean.as_secs_f64();
+    let response = window.response.p50.as_secs_f64();
     let measured = window.response.count > 0 && response > 0.0;
+    let tolerance = f64::from(settings.tolerance_percent) / 100.0;
     if let Some(mut probe) = memory.probe {
         probe.windows += 1;
         if !measured && probe.windows < PROBE_MAX {
@@ -87,8 +103,15 @@ pub(super) fn decide(
         if measured {
             memory.learn(response);
         }
-        let baseline = seconds(memory.baseline.unwrap_or(0.0));
-        return hold(probe.before, Reason::Probed { baseline });
+        let baseline = memory.baseline.unwrap_or(0.0);
+        let tolerated = gradient(tolerance, baseline, probe.response);
+        let mut back = probe.before;
+        if tolerated < 1.0 - BAND {
+            back = lowered(back, tolerated).max(view.bounds.min);
+            climb.move_to(back);
+        }
+        let baseline = seconds(baseline);
+        return hold(back, Reason::Probed { baseline });
     }
     // A window with little to do is a probe for nothing.
     if measured && window.held_mean <= f64::from(settings.probe_ceiling) {
@@ -100,14 +123,23 @@ pub(super) fn decide(
         };
         return hold(climb.give_up_trial(ceiling), why);
     }
-    let (Some(baseline), false) = (memory.baseline, memory.age >= settings.probe_interval) else {
-        let before = climb.give_up_trial(ceiling);
-        memory.probe = Some(Probe { before, windows: 0 });
-        let small = settings.probe_ceiling.max(1).min(before);
+    let average = memory.response.add(ceiling, window.response.p50);
+    let is_due = memory.baseline.is_none_or(|baseline| {
+        let is_long = gradient(tolerance, baseline, average) < 1.0 - BAND;
+        let is_stale = is_long && !climb.is_trying(ceiling) && memory.age >= FRESH_FOR;
+        is_stale || memory.age >= settings.probe_interval
+    });
+    let (Some(baseline), false) = (memory.baseline, is_due) else {
+        let ceiling = climb.give_up_trial(ceiling);
+        let small = settings.probe_ceiling.max(1).min(ceiling);
+        memory.probe = Some(Probe {
+            before: memory.baseline.map_or(small, |_| ceiling),
+            response: memory.baseline.map_or(0.0, |_| average),
+            windows: 0,
+        });
         return hold(small, Reason::Probe);
     };
-    let response = memory.response.add(ceiling, window.response.mean);
-    let tolerance = f64::from(settings.tolerance_percent) / 100.0;
+    let response = average;
     let why = |above| Reason::Gradient {
         response: seconds(response),
         baseline: seconds(baseline),
@@ -125,7 +157,7 @@ pub(super) fn decide(
     }
     let is_short = gradient > 1.0 + BAND;
     let gate = view.gate(is_short, true);
-    let mut step = climb.step(window, ceiling, view.bounds, gate);
+    let mut step = climb.step(curve, view, gate);
     if matches!(step.why, Reason::Try { up: true, .. }) {
         step.why = why(false);
     }

@@ -121,7 +121,7 @@ pub(super) struct View<'a> {
 impl View<'_> {
     /// Whether the server had as many connections as it was given, all the time.
     pub(super) fn is_full(&self) -> bool {
-        self.window.reached && self.window.held_mean >= FULL * f64::from(self.ceiling)
+        is_full(self.window, self.ceiling)
     }
 
     /// As the policy wishes, as far as it may.
@@ -131,4 +131,9 @@ impl View<'_> {
             lower,
         }
     }
+}
+
+/// Whether the server had as many connections as the ceiling gave it, all the time.
+pub(super) fn is_full(window: &Window, ceiling: u32) -> bool {
+    window.reached && window.held_mean >= FULL * f64::from(ceiling)
 }

@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 use super::climb::{Climb, Move};
-use super::curve::{Average, seconds};
+use super::curve::{Average, Curve, seconds};
 use super::guard::View;
 use super::reason::Reason;
 use super::settings::{Metric, ResponseTime};
@@ -39,6 +39,7 @@ pub(super) fn decide(
     settings: &ResponseTime,
     memory: &mut Memory,
     climb: &mut Climb,
+    curve: &mut Curve,
     view: &View<'_>,
 ) -> Move {
     let ceiling = view.ceiling;
@@ -87,8 +88,8 @@ pub(super) fn decide(
         };
     }
     let is_short = value < settings.low;
-    let gate = view.gate(is_short, !is_short);
-    let mut step = climb.step(view.window, ceiling, view.bounds, gate);
+    let gate = view.gate(is_short, true);
+    let mut step = climb.step(curve, view, gate);
     if matches!(step.why, Reason::Try { up: true, .. }) {
         step.why = out(settings.low, false);
     }

@@ -161,7 +161,7 @@ pub struct Gradient {
 impl Default for Gradient {
     fn default() -> Self {
         Self {
-            tolerance_percent: 200,
+            tolerance_percent: 250,
             probe_ceiling: 3,
             probe_interval: Duration::from_secs(60),
         }
