@@ -14,12 +14,13 @@ use super::guard::View;
 use super::reason::Reason;
 use super::response_time::{self, lowered};
 use super::settings::Gradient;
+use super::window::Window;
 
 /// The baseline may grow by this factor in a probe.
 const RISE_MAX: f64 = 2.0;
 
-/// What a measurement of the baseline counts, against what was known; all, if it is further off
-/// than chance has it.
+/// What a measurement of the baseline counts, against what was known; all, if it is longer than
+/// chance has it. The error that harms is a baseline that is too short.
 const FRESH: f64 = 0.5;
 const CHANCE: f64 = 0.3;
 
@@ -29,8 +30,14 @@ const FRESH_FOR: Duration = Duration::from_secs(15);
 /// Around what is tolerated: within, the ceiling stays.
 const BAND: f64 = 0.1;
 
-/// Windows that a probe may last.
-const PROBE_MAX: u32 = 5;
+/// The part of the ceiling that a probe leaves, if that is more than the least. Where a server is
+/// past its best, its response time grows as the ceiling does: one tolerance, if it is less than
+/// this, does not let the baseline and the ceiling raise each other.
+const PROBE_PART: u32 = 4;
+
+/// Responses that a probe waits for, and windows that it may last.
+const PROBE_ENOUGH: u64 = 100;
+const PROBE_MAX: u32 = 6;
 
 /// What the policy remembers.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +57,8 @@ struct Probe {
     /// The response time there.
     response: f64,
     windows: u32,
+    /// The window so far.
+    so_far: Option<Window>,
 }
 
 impl Memory {
@@ -58,11 +67,7 @@ impl Memory {
         self.baseline = Some(match self.baseline {
             Some(known) => {
                 let off = response.min(known * RISE_MAX) - known;
-                let part = if off.abs() > CHANCE * known {
-                    1.0
-                } else {
-                    FRESH
-                };
+                let part = if off > CHANCE * known { 1.0 } else { FRESH };
                 known + off * part
             }
             None => response,
@@ -79,6 +84,12 @@ pub(super) fn gradient(tolerance: f64, baseline: f64, response: f64) -> f64 {
     gradient.max(0.5).min(2.0)
 }
 
+/// The median response time in seconds, and whether there is one.
+fn median(window: &Window) -> (f64, bool) {
+    let response = window.response.p50.as_secs_f64();
+    (response, window.response.count > 0 && response > 0.0)
+}
+
 pub(super) fn decide(
     settings: &Gradient,
     memory: &mut Memory,
@@ -89,15 +100,17 @@ pub(super) fn decide(
     let (window, ceiling) = (view.window, view.ceiling);
     memory.age = memory.age.saturating_add(window.length);
     let hold = |ceiling, why| Move { ceiling, why };
-    let response = window.response.p50.as_secs_f64();
-    let measured = window.response.count > 0 && response > 0.0;
+    let (response, measured) = median(window);
     let tolerance = f64::from(settings.tolerance_percent) / 100.0;
     if let Some(mut probe) = memory.probe {
         probe.windows += 1;
-        if !measured && probe.windows < PROBE_MAX {
+        let all = probe.so_far.map_or(*window, |so_far| so_far.and(window));
+        probe.so_far = Some(all);
+        if all.response.count < PROBE_ENOUGH && probe.windows < PROBE_MAX {
             memory.probe = Some(probe);
             return hold(ceiling, Reason::Probe);
         }
+        let (response, measured) = median(&all);
         memory.probe = None;
         memory.age = Duration::ZERO;
         if measured {
@@ -131,11 +144,17 @@ pub(super) fn decide(
     });
     let (Some(baseline), false) = (memory.baseline, is_due) else {
         let ceiling = climb.give_up_trial(ceiling);
-        let small = settings.probe_ceiling.max(1).min(ceiling);
+        let least = settings.probe_ceiling.max(1);
+        let small = match memory.baseline {
+            Some(_) => least.max(ceiling / PROBE_PART),
+            None => least,
+        };
+        let small = small.min(ceiling);
         memory.probe = Some(Probe {
             before: memory.baseline.map_or(small, |_| ceiling),
             response: memory.baseline.map_or(0.0, |_| average),
             windows: 0,
+            so_far: None,
         });
         return hold(small, Reason::Probe);
     };
