@@ -57,6 +57,8 @@ struct Memory {
     response_time: response_time::Memory,
     gradient: gradient::Memory,
     agent: agent::Memory,
+    /// The p99 that the goal is held against.
+    goal: response_time::Memory,
 }
 
 impl Memory {
@@ -66,6 +68,7 @@ impl Memory {
             response_time: response_time::Memory::default(),
             gradient: gradient::Memory::default(),
             agent: agent::Memory::default(),
+            goal: response_time::Memory::default(),
         }
     }
 }
@@ -153,12 +156,15 @@ impl Controller {
             response_time,
             gradient,
             agent,
+            goal: missed,
         } = &mut self.memory;
+        let searches = !matches!(self.settings.policy, Policy::Fixed | Policy::Agent(_));
+        if searches && let Some(lower) = guard::keep_goal(goal, missed, climb, &view) {
+            return lower;
+        }
         let mut wanted = match &self.settings.policy {
-            Policy::Fixed => return fixed::decide(&view),
-            Policy::Agent(settings) => {
-                return agent::decide(settings, agent, self.initial, &view);
-            }
+            Policy::Fixed => fixed::decide(self.initial),
+            Policy::Agent(settings) => agent::decide(settings, agent, self.initial, &view),
             Policy::QueueDepth(settings) => queue_depth::decide(settings, climb, curve, &view),
             Policy::ResponseTime(settings) => {
                 response_time::decide(settings, response_time, climb, curve, &view)
@@ -166,19 +172,12 @@ impl Controller {
             Policy::Throughput(settings) => throughput::decide(settings, climb, curve, &view),
             Policy::Gradient(settings) => gradient::decide(settings, gradient, climb, curve, &view),
         };
-        let full = view.is_full();
-        match forbidden {
-            Some(why @ Reason::Goal { .. }) if full && wanted.ceiling >= self.ceiling => {
-                let ceiling = response_time::lowered(self.ceiling, 1.0);
-                climb.move_to(self.bounds.clamp(ceiling));
-                Move { ceiling, why }
-            }
-            Some(why) if matches!(wanted.why, Reason::Best { .. } | Reason::QueueInBand { .. }) => {
-                wanted.why = why;
-                wanted
-            }
-            _ => wanted,
+        if let Some(why) = forbidden
+            && matches!(wanted.why, Reason::Best { .. } | Reason::QueueInBand { .. })
+        {
+            wanted.why = why;
         }
+        wanted
     }
 
     fn slow_start(&mut self) -> Reason {
@@ -234,6 +233,11 @@ impl Controller {
         self.target = self.bounds.clamp(self.target);
         self.put_in_force(&Reason::Bounds);
         self.ceiling
+    }
+
+    /// Another initial ceiling: what `fixed` holds, and `agent` without a report.
+    pub const fn set_initial(&mut self, initial: u32) {
+        self.initial = initial;
     }
 
     /// The back-end came up, or came back: its ceiling starts small. Returns the ceiling from now

@@ -182,3 +182,53 @@ pub(super) fn decide(
     }
     step
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Envoy's controller: the limit becomes `l + sqrt(l)` with `l` the limit times the gradient, at
+    /// a tolerance of 125 %. Where it rests, responses take 1.71 times the least at a limit of 10,
+    /// 1.38 at 100 and 1.29 at 1000.
+    #[test]
+    fn the_gradient_is_that_of_envoy() {
+        for (limit, ratio) in [(10.0, 1.712), (100.0, 1.381), (1000.0, 1.290)] {
+            let l: f64 = limit * gradient(1.25, 1.0, ratio);
+            assert!((l + l.sqrt() - limit).abs() < limit / 500.0, "{limit}");
+        }
+        assert_eq!(
+            (gradient(1.25, 1.0, 0.1), gradient(1.25, 1.0, 99.0)),
+            (2.0, 0.5)
+        );
+    }
+
+    /// Netflix's Gradient2: the limit rests at `q / (1 - gradient)`, with 4 for q and a tolerance of
+    /// 150 %.
+    #[test]
+    fn the_gradient_is_that_of_netflix() {
+        let rests_at = |response| 4.0 / (1.0 - gradient(1.5, 1.0, response));
+        assert_eq!((rests_at(2.0), rests_at(3.0)), (16.0, 8.0));
+        assert_eq!(rests_at(100.0), 8.0, "at most halved");
+    }
+
+    #[test]
+    fn what_cannot_be_divided_is_the_least() {
+        assert_eq!(gradient(2.0, 0.0, 0.0), 0.5);
+        assert_eq!(gradient(2.0, f64::NAN, 1.0), 0.5);
+        assert_eq!(gradient(2.0, f64::INFINITY, 1.0), 2.0);
+    }
+
+    #[test]
+    fn a_baseline_falls_by_halves_and_rises_at_most_twofold() {
+        let mut memory = Memory::default();
+        let mut learned = |response| {
+            memory.learn(response);
+            memory.baseline.unwrap()
+        };
+        assert_eq!(learned(0.020), 0.020);
+        assert_eq!(learned(0.010), 0.015);
+        // A time-out that every response takes is not believed at once.
+        let risen = [learned(1.0), learned(1.0), learned(1.0)];
+        assert_eq!(risen, [0.030, 0.060, 0.120]);
+    }
+}

@@ -101,3 +101,17 @@ pub(super) fn lowered(ceiling: u32, part: f64) -> u32 {
     let part = part.max(LOWERED_TO_MIN).min(LOWERED_TO_MAX);
     ((f64::from(ceiling) * part).round() as u32).min(ceiling.saturating_sub(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Netflix's AIMD limit backs off from 10 to 9 and from 30 to 27.
+    #[test]
+    fn lowering_is_bounded() {
+        assert_eq!((lowered(10, 0.9), lowered(30, 0.9)), (9, 27));
+        assert_eq!((lowered(100, 0.001), lowered(100, 0.999)), (50, 90));
+        assert_eq!((lowered(1, 0.9), lowered(0, 0.9)), (0, 0));
+        assert_eq!(lowered(4, f64::NAN), 2);
+    }
+}
