@@ -3,16 +3,19 @@
 
 use core::fmt;
 use core::hash::BuildHasher;
+use core::time::Duration;
 
 use dispatcher_common::maps::{BACKENDS_MAX, SERVICES_MAX};
 
-use super::command::{BackendId, ServiceId};
+use super::command::{BackendId, GroupId, ServiceId};
+use super::group::GROUPS_MAX;
+use super::select::GROUPS_PER_SERVICE_MAX;
 use super::service::{Backend, Service};
 use super::settings::{BackendSettings, BackendState, Ceiling, ServiceSettings};
 use super::slab::NONE;
 use super::{Admission, Time, keys};
 
-/// Why a service or a back-end cannot be added.
+/// Why a service, a back-end or a group cannot be added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddError {
     /// There are as many services as there may be.
@@ -21,6 +24,12 @@ pub enum AddError {
     BackendsFull,
     /// There is no such service.
     NoService,
+    /// There are as many groups as there may be.
+    GroupsFull,
+    /// There is no such group.
+    NoGroup,
+    /// The service's back-ends are of as many groups as they may be.
+    ServiceGroupsFull,
 }
 
 impl fmt::Display for AddError {
@@ -37,11 +46,36 @@ impl fmt::Display for AddError {
                  connections have not ended; remove one, or wait"
             ),
             Self::NoService => f.write_str("the service does not exist; add it first"),
+            Self::GroupsFull => write!(f, "there are {GROUPS_MAX} groups already; remove one"),
+            Self::NoGroup => f.write_str("the group does not exist; add it first"),
+            Self::ServiceGroupsFull => write!(
+                f,
+                "the service's back-ends are of {GROUPS_PER_SERVICE_MAX} groups already; use one \
+                 of these, or none"
+            ),
         }
     }
 }
 
 impl core::error::Error for AddError {}
+
+/// A group cannot be removed: back-ends are in it, so many, counting removed ones whose last
+/// connections have not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupInUse(pub u32);
+
+impl fmt::Display for GroupInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} back-ends are in the group, counting removed ones whose last connections have not \
+             ended; take them out, or wait",
+            self.0
+        )
+    }
+}
+
+impl core::error::Error for GroupInUse {}
 
 impl<R, S: BuildHasher + Clone> Admission<R, S> {
     /// Adds a service, without back-ends.
@@ -60,11 +94,14 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Changes a service. Requests that wait are judged by the new times at once; flows, from their
-    /// next change on.
+    /// next change on; the next request goes where the new balance says.
     pub fn update_service(&mut self, now: Time, id: ServiceId, settings: ServiceSettings) {
         let Some(service) = self.services.get_mut(id.0) else {
             return;
         };
+        if service.settings.balance != settings.balance {
+            service.selector.set_balance(settings.balance);
+        }
         service.settings = settings;
         service.sources.clear();
         let waiting: Vec<_> = self
@@ -90,7 +127,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         };
         service.leaving = true;
         let members: Vec<_> = service.members.iter().copied().flatten().collect();
-        self.turn_away_queue(id);
+        self.turn_away_queue(now, id);
         for backend in members {
             self.remove_backend(now, backend);
         }
@@ -102,7 +139,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     ///
     /// # Errors
     ///
-    /// When there is no such service, or there are [`BACKENDS_MAX`] back-ends.
+    /// When there is no such service or group, there are [`BACKENDS_MAX`] back-ends, or those of
+    /// the service are of [`GROUPS_PER_SERVICE_MAX`] other groups.
     pub fn add_backend(
         &mut self,
         now: Time,
@@ -132,27 +170,43 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         else {
             return Err(AddError::NoService);
         };
+        let group = settings.group;
+        if group.is_some_and(|group| self.groups.get(group).is_none()) {
+            return Err(AddError::NoGroup);
+        }
+        if !owner.selector.admits(group) {
+            return Err(AddError::ServiceGroupsFull);
+        }
         let free = owner.members.iter().position(Option::is_none);
         let position = free.unwrap_or(owner.members.len());
-        let backend = Backend::new(service, position as u32, settings);
-        let wanted = match id {
+        let backend = Backend::new(now, service, position as u32, settings);
+        let is_free =
+            |id: &BackendId| id.0 < self.backends.capacity() && self.backends.get(id.0).is_none();
+        let added = match id.filter(is_free) {
             Some(id) => self.backends.insert_at(id.0, backend).map(|()| id.0),
-            None => Err(backend),
+            None => self.backends.insert(backend),
         };
-        let id = wanted
-            .or_else(|backend| self.backends.insert(backend))
-            .map_err(|_| AddError::BackendsFull)?;
+        let id = added.map_err(|_| AddError::BackendsFull)?;
         let id = BackendId(id);
         if free.is_none() {
             owner.members.push(None);
         }
         owner.members[position] = Some(id);
+        owner.window_begun.get_or_insert(now);
+        owner.selector.insert(position as u32, &settings);
+        self.groups.enter(group, 0);
         self.refresh(id);
         self.settle(now);
         Ok(id)
     }
 
-    /// Changes a back-end, except where it is: a server elsewhere is another back-end.
+    /// Changes a back-end, except where it is: a server elsewhere is another back-end. It takes the
+    /// slots that it uses into another group, even above that one's ceiling.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such group, or the service's back-ends are of [`GROUPS_PER_SERVICE_MAX`]
+    /// others; then nothing changes.
     pub fn update_backend(
         &mut self,
         now: Time,
@@ -160,25 +214,91 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         ceiling: Ceiling,
         capacity: u32,
         weight: u32,
-    ) {
-        self.change_backend(now, id, |backend| {
-            backend.settings = BackendSettings {
-                ceiling,
-                capacity,
-                weight,
-                ..backend.settings
-            };
-            backend.limiter.set_bounds(ceiling, capacity);
-        });
+        group: Option<GroupId>,
+    ) -> Result<(), AddError> {
+        if group.is_some_and(|group| self.groups.get(group).is_none()) {
+            return Err(AddError::NoGroup);
+        }
+        let Some(backend) = self.backends.get_mut(id.0) else {
+            return Ok(());
+        };
+        let before = backend.settings;
+        let settings = BackendSettings {
+            ceiling,
+            capacity,
+            weight,
+            group,
+            ..before
+        };
+        let selector = &mut self.services[backend.service.0].selector;
+        if (before.weight, before.group) != (weight, group)
+            && !selector.change(backend.position, &settings)
+        {
+            return Err(AddError::ServiceGroupsFull);
+        }
+        backend.settings = settings;
+        backend.limiter.set_bounds(ceiling, capacity);
+        if before.group != group {
+            self.groups.leave(before.group, backend.limiter.held());
+            self.groups.enter(group, backend.limiter.held());
+        }
+        self.refresh(id);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Adds a group, of at most `ceiling` slots in use over all of its back-ends.
+    ///
+    /// # Errors
+    ///
+    /// When there are [`GROUPS_MAX`].
+    pub fn add_group(&mut self, ceiling: u32) -> Result<GroupId, AddError> {
+        self.groups.add(ceiling).ok_or(AddError::GroupsFull)
+    }
+
+    /// Sets a group's ceiling. A higher one lets requests out of queues at once; a lower one is
+    /// reached as flows end.
+    pub fn set_group_ceiling(&mut self, now: Time, id: GroupId, ceiling: u32) {
+        self.groups.set_ceiling(id, ceiling);
+        self.settle(now);
+    }
+
+    /// Removes a group.
+    ///
+    /// # Errors
+    ///
+    /// While a back-end is in it; then nothing changes.
+    pub fn remove_group(&mut self, id: GroupId) -> Result<(), GroupInUse> {
+        match self.groups.get(id) {
+            Some(group) if group.members > 0 => return Err(GroupInUse(group.members)),
+            _ => {}
+        }
+        for service in self.groups.remove(id) {
+            self.not_held_up(service, id);
+        }
+        Ok(())
+    }
+
+    /// Says how fast a back-end answers, once a window; nothing, when none of its answers was
+    /// measured in it. Only [`Balance::LeastResponseTime`](super::Balance) takes notice.
+    pub fn set_response_time(&mut self, id: BackendId, response: Option<Duration>) {
+        if let Some(backend) = self.backends.get(id.0) {
+            let selector = &mut self.services[backend.service.0].selector;
+            selector.set_response_time(backend.position, response);
+        }
     }
 
     /// Removes a back-end: it takes no more flows, and is gone with the last that it has.
     pub fn remove_backend(&mut self, now: Time, id: BackendId) {
-        self.change_backend(now, id, |backend| {
-            backend.leaving = true;
-            backend.state = BackendState::Draining;
-        });
+        let Some(backend) = self.backends.get_mut(id.0) else {
+            return;
+        };
+        backend.leaving = true;
+        backend.state = BackendState::Draining;
+        let selector = &mut self.services[backend.service.0].selector;
+        selector.remove(backend.position);
         self.retire(id);
+        self.settle(now);
     }
 
     /// Sets a back-end's ceiling, as near as its bounds allow. A higher one lets requests out of
@@ -213,6 +333,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             return;
         }
         let (service, position) = (backend.service, backend.position);
+        self.groups.leave(backend.settings.group, 0);
         self.backends.remove(id.0);
         self.services[service.0].members[position as usize] = None;
         self.retire_service(service);

@@ -74,18 +74,18 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         flow.changed_at = now;
         let (timer, backend) = (flow.timer, flow.backend);
         let settings = &self.services[flow.service.0].settings;
-        let limiter = &mut self.backends[backend.0].limiter;
+        let mut slot = before.slot();
+        // The end may be all that is heard of a connection that was established.
+        let established = after != FlowState::Lingering || flow.phase.is_established();
+        if before == FlowState::HalfOpen && established {
+            self.backends[backend.0].limiter.establish();
+            slot = Some(Slot::Active);
+        }
         if after == FlowState::Lingering {
-            if let Some(slot) = before.slot() {
-                limiter.give_back(slot);
-            }
             self.timers.arm(timer, now + LINGER);
             self.flows.linger(id.index);
-            self.refresh(backend);
+            self.end_connection(now, backend, slot);
         } else {
-            if before == FlowState::HalfOpen {
-                limiter.establish();
-            }
             let silence = if after == FlowState::Closing {
                 settings.closing
             } else {
@@ -113,7 +113,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         if deadline > now {
             self.timers.arm(flow.timer, deadline);
         } else {
-            self.remove_flow_at(id.index, reason);
+            self.remove_flow_at(now, id.index, reason);
             self.settle(now);
         }
     }
@@ -130,7 +130,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
 
     fn remove(&mut self, now: Time, id: FlowId, reason: RemoveReason) {
         if self.flows.find(id).is_some() {
-            self.remove_flow_at(id.index, reason);
+            self.remove_flow_at(now, id.index, reason);
             self.settle(now);
         }
     }
@@ -151,6 +151,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let Some(flow) = self.forget_flow(id.index) else {
             return;
         };
+        if let Some(slot) = flow.state.slot() {
+            // It was not given to the back-end after all; nor has it ended there.
+            self.backends[flow.backend.0].counters.admitted -= u64::from(flow.isn.is_some());
+            self.give_back_slot(now, flow.backend, slot);
+        }
         if let Some(isn) = flow.isn {
             let request = Request {
                 service: flow.service,
@@ -170,10 +175,14 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     fn try_another(&mut self, now: Time, flow: &Flow, request: Request<R>) {
+        let open = self.services[flow.service.0].selector.open(&self.groups);
         let has_try_left = flow.tried.and(flow.backend).is_some();
-        match self.pick(flow.service, &request.tried) {
-            Some(backend) if has_try_left => self.admit(now, backend, request),
-            _ => self.unadmit(request, RefuseReason::Collision),
+        if has_try_left
+            && let Some(backend) = self.pick(flow.service, open, &flow.key.src, &request.tried)
+        {
+            self.admit(now, backend, request);
+        } else {
+            self.unadmit(request, RefuseReason::Collision);
         }
     }
 
@@ -239,10 +248,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.index.insert(hash, owner);
         self.timers
             .arm(timer, now + self.services[service.0].settings.handshake);
-        let taken = &mut self.backends[backend.0];
-        taken.flows += 1;
-        taken.limiter.take(Slot::HalfOpen);
-        self.refresh(backend);
+        self.backends[backend.0].flows += 1;
+        self.take_slot(now, backend, Slot::HalfOpen);
         self.handle_phase(now, id, phase);
         Ok(())
     }
@@ -251,8 +258,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     pub(super) fn flow_due(&mut self, now: Time, index: u32) -> bool {
         let flow = self.flows.at(index);
         match flow.state {
-            FlowState::HalfOpen => self.remove_flow_at(index, RemoveReason::HandshakeTimeout),
-            FlowState::Lingering => self.remove_flow_at(index, RemoveReason::Ended),
+            FlowState::HalfOpen => {
+                self.remove_flow_at(now, index, RemoveReason::HandshakeTimeout);
+            }
+            FlowState::Lingering => self.remove_flow_at(now, index, RemoveReason::Ended),
             FlowState::Established | FlowState::Closing => {
                 self.timers.arm(flow.timer, now + PROBE_RETRY);
                 self.probe(index);
@@ -272,11 +281,12 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Removes a flow from the table and asks for the same in the kernel's.
-    pub(super) fn remove_flow_at(&mut self, index: u32, reason: RemoveReason) {
+    pub(super) fn remove_flow_at(&mut self, now: Time, index: u32, reason: RemoveReason) {
         let id = self.flows.id(index);
         let Some(flow) = self.forget_flow(index) else {
             return;
         };
+        self.end_connection(now, flow.backend, flow.state.slot());
         self.commands.push_back(Command::Remove {
             flow: id,
             key: flow.key,
@@ -286,18 +296,24 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.retire(flow.backend);
     }
 
-    /// Takes a flow out, with its slot and all that was kept for it.
+    /// A connection is over: its slot, if it held one, is free.
+    fn end_connection(&mut self, now: Time, backend: BackendId, slot: Option<Slot>) {
+        let Some(slot) = slot else { return };
+        let counters = &mut self.backends[backend.0].counters;
+        match slot {
+            Slot::HalfOpen => counters.failed += 1,
+            Slot::Active => counters.ended += 1,
+        }
+        self.give_back_slot(now, backend, slot);
+    }
+
+    /// Takes a flow out, with all that was kept for it but its slot.
     fn forget_flow(&mut self, index: u32) -> Option<Flow> {
         let flow = self.flows.remove(index)?;
         self.timers.remove(flow.timer);
         let owner = Owner::new(OwnerKind::Flow(index));
         self.index.remove(self.hasher.hash_one(flow.key), owner);
-        let backend = &mut self.backends[flow.backend.0];
-        backend.flows -= 1;
-        if let Some(slot) = flow.state.slot() {
-            backend.limiter.give_back(slot);
-        }
-        self.refresh(flow.backend);
+        self.backends[flow.backend.0].flows -= 1;
         Some(flow)
     }
 }

@@ -1,7 +1,11 @@
 //! The slots of one back-end and the ceiling that bounds them. It counts and compares; it does not
 //! know whose the slots are.
 
+use core::time::Duration;
+
+use super::Time;
 use super::settings::Ceiling;
+use super::window::Level;
 
 /// What a slot is held for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,10 +26,14 @@ pub(super) struct Limiter {
     half_open: u32,
     active: u32,
     held_max: u32,
+    /// Slots in use, over the window.
+    level: Level,
+    /// None was free at some time in the window.
+    reached: bool,
 }
 
 impl Limiter {
-    pub(super) fn new(bounds: Ceiling, capacity: u32) -> Self {
+    pub(super) fn new(now: Time, bounds: Ceiling, capacity: u32) -> Self {
         let mut limiter = Self {
             ceiling: bounds.initial,
             min: 0,
@@ -33,6 +41,8 @@ impl Limiter {
             half_open: 0,
             active: 0,
             held_max: 0,
+            level: Level::new(now),
+            reached: false,
         };
         limiter.set_bounds(bounds, capacity);
         limiter
@@ -48,6 +58,7 @@ impl Limiter {
     /// As near to `ceiling` as the bounds allow.
     pub(super) fn set_ceiling(&mut self, ceiling: u32) {
         self.ceiling = ceiling.clamp(self.min, self.max);
+        self.reached |= !self.has_room();
     }
 
     /// Whether a slot is free.
@@ -56,22 +67,32 @@ impl Limiter {
     }
 
     /// Takes a slot. A flow that lived through a restart takes one even above the ceiling.
-    pub(super) fn take(&mut self, slot: Slot) {
+    pub(super) fn take(&mut self, now: Time, slot: Slot) {
         *self.count(slot) += 1;
         self.held_max = self.held_max.max(self.held());
+        self.level.set(now, self.held());
+        self.reached |= !self.has_room();
     }
 
     /// Gives a slot back.
-    pub(super) fn give_back(&mut self, slot: Slot) {
-        let count = self.count(slot);
-        debug_assert!(*count > 0, "a slot is given back once");
-        *count = count.saturating_sub(1);
+    pub(super) fn give_back(&mut self, now: Time, slot: Slot) {
+        self.count_down(slot);
+        self.level.set(now, self.held());
     }
 
     /// A handshake was finished: its slot is held for a connection now.
     pub(super) fn establish(&mut self) {
-        self.give_back(Slot::HalfOpen);
+        self.count_down(Slot::HalfOpen);
         self.active += 1;
+    }
+
+    /// Slots held in a window that ends now, on average and at most, and whether there was a time
+    /// when none was free.
+    pub(super) fn take_window(&mut self, now: Time, length: Duration) -> (f64, u32, bool) {
+        let (mean, max) = self.level.take(now, length);
+        let reached = self.reached;
+        self.reached = !self.has_room();
+        (mean, max, reached)
     }
 
     /// Slots in use.
@@ -98,6 +119,12 @@ impl Limiter {
     /// Most slots ever in use at once.
     pub(super) const fn held_max(&self) -> u32 {
         self.held_max
+    }
+
+    fn count_down(&mut self, slot: Slot) {
+        let count = self.count(slot);
+        debug_assert!(*count > 0, "a slot is given back once");
+        *count = count.saturating_sub(1);
     }
 
     fn count(&mut self, slot: Slot) -> &mut u32 {

@@ -7,12 +7,17 @@
 //! [`Admission::poll_timeout`] says. `now` never goes back.
 //!
 //! What always holds between two calls:
-//! - slots held at a back-end were below its ceiling whenever one was taken by a request;
+//! - slots held at a back-end were below its ceiling whenever one was taken by a request, and so
+//!   were those held in its group, if it has one;
 //! - a request waits only while no back-end of its service is available, or the flow table is full;
+//!   a back-end is available while it is up, has room, and its group has room;
+//! - what a group holds is what its back-ends hold, removed ones with flows included;
+//! - of a back-end, admitted = ended + failed + held, but for flows that were adopted;
 //! - of a service, received = admitted + refused + expired + abandoned + those that wait;
 //! - a 5-tuple belongs to at most one record, a waiting request or a flow.
 //!
-//! Nothing on the path of a request or of an event looks at all back-ends or all of a queue.
+//! Nothing on the path of a request or of an event looks at all back-ends, all of a group or all of
+//! a queue; only a hash table is made anew when a back-end went up or down.
 
 mod time;
 mod settings;
@@ -20,7 +25,9 @@ mod command;
 mod slab;
 mod keys;
 mod timer;
+mod window;
 mod limiter;
+mod group;
 mod select;
 mod backlog;
 mod flows;
@@ -39,22 +46,29 @@ use dispatcher_common::flow::FlowKey;
 
 use backlog::Backlog;
 use flows::Flows;
+use group::Groups;
 use keys::{KeyIndex, Owner, OwnerKind};
+use limiter::Slot;
 use service::{Backend, Service};
 use slab::Slab;
 use timer::{Step, Wheel};
 
 pub use command::{
-    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, RemoveReason,
+    BackendId, Command, DiscardReason, FlowId, GroupId, InstallFailure, RefuseReason, RemoveReason,
     ServiceId,
 };
-pub use configure::AddError;
+pub use configure::{AddError, GroupInUse};
 pub use connection::{AdoptError, LINGER, PROBE_RETRY, RECLAIM_AFTER};
 pub use flows::FlowState;
+pub use group::GROUPS_MAX;
+pub use select::GROUPS_PER_SERVICE_MAX;
 pub use service::ServiceCounters;
-pub use settings::{BackendSettings, BackendState, Ceiling, Overflow, ServiceSettings};
+pub use settings::{
+    BackendSettings, BackendState, Balance, Ceiling, Overflow, ServiceSettings, WEIGHT_MAX,
+};
 pub use time::Time;
-pub use view::{BackendView, FlowView, QueuedView, ServiceView};
+pub use view::{BackendView, FlowView, GroupView, QueuedView, ServiceView};
+pub use window::{BackendWindow, ServiceWindow};
 
 /// Most timers that one [`Admission::handle_timeout`] looks at: a crowd that is due at once must
 /// not hold up the packets that arrive meanwhile.
@@ -66,6 +80,7 @@ pub const TIMEOUT_STEPS_MAX: u32 = 4096;
 pub struct Admission<R, S> {
     services: Slab<Service<S>>,
     backends: Slab<Backend>,
+    groups: Groups,
     flows: Flows,
     backlog: Backlog<R>,
     index: KeyIndex,
@@ -86,6 +101,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let mut admission = Self {
             services: Slab::new(dispatcher_common::maps::SERVICES_MAX),
             backends: Slab::new(dispatcher_common::maps::BACKENDS_MAX),
+            groups: Groups::new(),
             flows: Flows::new(flow_capacity),
             backlog: Backlog::new(),
             index: KeyIndex::new(),
@@ -132,34 +148,73 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Releases what may be released, at the end of every input. Services that the full flow table
-    /// held up have their turn as soon as it has room, the longest held up first.
+    /// or a full group held up have their turn as soon as that has room, the longest held up first.
     fn settle(&mut self, now: Time) {
         loop {
             while let Some(service) = self.ready.pop_front() {
                 self.release(now, service);
             }
-            if self.starved.is_empty() || !self.has_room(now) {
+            if !self.starved.is_empty()
+                && self.has_room(now)
+                && let Some(id) = self.starved.pop_front()
+            {
+                if let Some(service) = self.services.get_mut(id.0) {
+                    service.starved = false;
+                }
+                self.ready.push_back(id);
+            } else if let Some((group, id)) = self.groups.next() {
+                self.not_held_up(id, group);
+                self.ready.push_back(id);
+            } else {
                 return;
             }
-            let Some(id) = self.starved.pop_front() else {
-                return;
-            };
-            if let Some(service) = self.services.get_mut(id.0) {
-                service.starved = false;
-            }
-            self.ready.push_back(id);
         }
     }
 
-    /// Tells the selector whether a back-end is available, after anything that bears on it.
+    /// Tells the selector how a back-end stands, after anything that bears on it.
     fn refresh(&mut self, id: BackendId) {
         let backend = &self.backends[id.0];
-        let available = backend.is_available();
         let service = &mut self.services[backend.service.0];
-        service.selector.set_available(backend.position, available);
-        if available && !service.queue.is_empty() {
-            self.ready.push_back(backend.service);
+        let standing = backend.standing();
+        service.selector.set(backend.position, standing);
+        if standing.available && !service.queue.is_empty() {
+            match backend.settings.group {
+                None => self.ready.push_back(backend.service),
+                Some(group) => self.hold_up(backend.service, group),
+            }
         }
+    }
+
+    /// Notes that a service could release a request if a group had room. Also where it has: others
+    /// may have waited longer for it.
+    fn hold_up(&mut self, id: ServiceId, group: GroupId) {
+        let service = &mut self.services[id.0];
+        if service.held_up >> group.0 & 1 == 0 {
+            service.held_up |= 1 << group.0;
+            self.groups.wait(group, id);
+        }
+    }
+
+    fn not_held_up(&mut self, id: ServiceId, group: GroupId) {
+        if let Some(service) = self.services.get_mut(id.0) {
+            service.held_up &= !(1 << group.0);
+        }
+    }
+
+    /// Takes a slot at a back-end, and one in its group.
+    fn take_slot(&mut self, now: Time, id: BackendId, slot: Slot) {
+        let backend = &mut self.backends[id.0];
+        backend.limiter.take(now, slot);
+        self.groups.take(backend.settings.group);
+        self.refresh(id);
+    }
+
+    /// Gives a slot back that a flow has held at a back-end.
+    fn give_back_slot(&mut self, now: Time, id: BackendId, slot: Slot) {
+        let backend = &mut self.backends[id.0];
+        backend.limiter.give_back(now, slot);
+        self.groups.give_back(backend.settings.group);
+        self.refresh(id);
     }
 
     fn find(&self, hash: u64, key: &FlowKey) -> Option<OwnerKind> {

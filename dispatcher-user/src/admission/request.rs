@@ -4,15 +4,19 @@
 use core::hash::BuildHasher;
 use core::time::Duration;
 
+use dispatcher_common::addr::Addr;
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 
 use super::backlog::Queued;
-use super::command::{BackendId, Command, DiscardReason, RefuseReason, RemoveReason, ServiceId};
+use super::command::{
+    BackendId, Command, DiscardReason, GroupId, RefuseReason, RemoveReason, ServiceId,
+};
 use super::connection::RECLAIM_AFTER;
 use super::flows::{Flow, FlowState, Links, Tried};
 use super::keys::{Owner, OwnerKind};
 use super::limiter::Slot;
+use super::select::Open;
 use super::service::Service;
 use super::settings::Overflow;
 use super::{Admission, Time};
@@ -55,7 +59,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 self.handle_raced(index, isn, request);
                 return;
             }
-            Some(OwnerKind::Flow(index)) => self.remove_flow_at(index, RemoveReason::Replaced),
+            Some(OwnerKind::Flow(index)) => {
+                self.remove_flow_at(now, index, RemoveReason::Replaced);
+            }
             None => {}
         }
         self.receive(
@@ -114,23 +120,35 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     fn receive(&mut self, now: Time, request: Request<R>) {
         let service = &mut self.services[request.service.0];
         service.counters.received += 1;
-        if !service.queue.is_empty() || !service.selector.any() {
+        let open = service.selector.open(&self.groups);
+        if !service.queue.is_empty() || open.is_empty() {
             self.enqueue(now, request);
         } else if !self.make_room(now) {
             self.turn_away(request, RefuseReason::TableFull);
-        } else if let Some(backend) = self.pick(request.service, &request.tried) {
+        } else if let Some(backend) =
+            self.pick(request.service, open, &request.key.src, &request.tried)
+        {
             self.services[request.service.0].counters.admitted += 1;
             self.admit(now, backend, request);
         }
     }
 
-    /// The back-end whose turn it is among those of a service that are available and not tried.
-    pub(super) fn pick(&mut self, service: ServiceId, tried: &Tried) -> Option<BackendId> {
+    /// The back-end whose request it is, among those of a service that are available and not tried.
+    pub(super) fn pick(
+        &mut self,
+        service: ServiceId,
+        open: Open,
+        source: &Addr,
+        tried: &Tried,
+    ) -> Option<BackendId> {
         let service = &mut self.services[service.0];
         let members = &service.members;
         let member = |position: u32| members.get(position as usize).copied().flatten();
-        let was_tried = |position| member(position).is_none_or(|backend| tried.has(backend));
-        service.selector.pick(was_tried).and_then(member)
+        let mut was_tried = |position| {
+            !tried.is_empty() && member(position).is_none_or(|backend| tried.has(backend))
+        };
+        let picked = service.selector.pick(open, source, &mut was_tried);
+        picked.and_then(member)
     }
 
     /// Takes a slot and a place in the flow table, which must have one.
@@ -160,8 +178,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
 
         let taken = &mut self.backends[backend.0];
         taken.flows += 1;
-        taken.limiter.take(Slot::HalfOpen);
-        self.refresh(backend);
+        taken.counters.admitted += 1;
+        self.take_slot(now, backend, Slot::HalfOpen);
         self.commands.push_back(Command::Admit {
             flow: id,
             service: request.service,
@@ -196,17 +214,21 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         if let Ok(index) = self.backlog.push(&mut service.queue, queued) {
             service.counters.queued += 1;
             service.count_source(key.src);
+            service.window_begun.get_or_insert(now);
+            service.queue_level.set(now, service.queue.len());
             self.index.insert(self.hasher.hash_one(key), owner);
             self.arm_request(index);
+            self.wait_for_groups(id);
         }
     }
 
     /// Takes a request out of the queue, with all that was kept for it.
-    fn dequeue(&mut self, index: u32) -> Option<Queued<R>> {
+    fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
         let service = self.backlog.get(index).service();
         let service = &mut self.services[service.0];
         let queued = self.backlog.remove(&mut service.queue, index)?;
         service.uncount_source(&queued.key.src);
+        service.queue_level.set(now, service.queue.len());
         self.timers.remove(queued.timer);
         let owner = Owner::new(OwnerKind::Request(index));
         self.index.remove(self.hasher.hash_one(queued.key), owner);
@@ -233,7 +255,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             self.arm_request(index);
             return false;
         }
-        let Some(queued) = self.dequeue(index) else {
+        let Some(queued) = self.dequeue(now, index) else {
             return false;
         };
         let service = queued.service();
@@ -254,9 +276,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     /// time is over is not admitted, even if its timer has yet to fire.
     pub(super) fn release(&mut self, now: Time, id: ServiceId) {
         while let Some(service) = self.services.get(id.0)
-            && service.selector.any()
             && let Some(index) = service.queue.first()
         {
+            let open = service.selector.open(&self.groups);
+            if open.is_empty() {
+                self.wait_for_groups(id);
+                return;
+            }
             if self.timers.is_due(self.backlog.get(index).timer, now) {
                 self.request_due(now, index);
                 continue;
@@ -265,10 +291,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 self.starve(id);
                 return;
             }
-            let Some(backend) = self.pick(id, &Tried::default()) else {
+            let source = self.backlog.get(index).key.src;
+            let Some(backend) = self.pick(id, open, &source, &Tried::default()) else {
                 return;
             };
-            let Some(queued) = self.dequeue(index) else {
+            let Some(queued) = self.dequeue(now, index) else {
                 return;
             };
             self.services[id.0].counters.admitted += 1;
@@ -281,6 +308,15 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                     ..queued.into()
                 },
             );
+        }
+    }
+
+    /// Notes of which full groups a service waits for room.
+    fn wait_for_groups(&mut self, id: ServiceId) {
+        let mut groups = self.services[id.0].selector.held_up_by(&self.groups);
+        while groups != 0 {
+            self.hold_up(id, GroupId(groups.trailing_zeros()));
+            groups &= groups - 1;
         }
     }
 
@@ -301,7 +337,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         if self.flows.is_full()
             && let Some(index) = self.reclaimable(now)
         {
-            self.remove_flow_at(index, RemoveReason::Reclaimed);
+            self.remove_flow_at(now, index, RemoveReason::Reclaimed);
         }
         !self.flows.is_full()
     }
@@ -316,9 +352,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Turns away all that wait for a service.
-    pub(super) fn turn_away_queue(&mut self, id: ServiceId) {
+    pub(super) fn turn_away_queue(&mut self, now: Time, id: ServiceId) {
         while let Some(index) = self.services[id.0].queue.first() {
-            let Some(queued) = self.dequeue(index) else {
+            let Some(queued) = self.dequeue(now, index) else {
                 return;
             };
             self.turn_away(queued.into(), RefuseReason::ServiceRemoved);

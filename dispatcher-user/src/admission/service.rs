@@ -8,8 +8,10 @@ use dispatcher_common::addr::Addr;
 use super::backlog::Queue;
 use super::command::{BackendId, ServiceId};
 use super::limiter::Limiter;
-use super::select::Selector;
+use super::select::{Selector, Standing};
 use super::settings::{BackendSettings, BackendState, ServiceSettings};
+use super::time::Time;
+use super::window::{BackendCounters, Level};
 
 /// What became of a service's requests since it was added. At any time
 /// `received == admitted + refused + expired + abandoned + waiting`.
@@ -36,6 +38,10 @@ pub(super) struct Service<S> {
     pub(super) settings: ServiceSettings,
     pub(super) counters: ServiceCounters,
     pub(super) queue: Queue,
+    /// Requests that wait, over the window.
+    pub(super) queue_level: Level,
+    /// When the window began; none before anything could be measured.
+    pub(super) window_begun: Option<Time>,
     pub(super) selector: Selector,
     /// Back-ends by their position; a position is used again.
     pub(super) members: Vec<Option<BackendId>>,
@@ -45,6 +51,8 @@ pub(super) struct Service<S> {
     pub(super) leaving: bool,
     /// Stands in the list of those that the full flow table holds up.
     pub(super) starved: bool,
+    /// A bit for each group in whose list it stands.
+    pub(super) held_up: u64,
 }
 
 impl<S: BuildHasher> Service<S> {
@@ -53,11 +61,14 @@ impl<S: BuildHasher> Service<S> {
             settings,
             counters: ServiceCounters::default(),
             queue: Queue::EMPTY,
-            selector: Selector::new(),
+            queue_level: Level::new(Time::ZERO),
+            window_begun: None,
+            selector: Selector::new(settings.balance),
             members: Vec::new(),
             sources: HashMap::with_hasher(hasher),
             leaving: false,
             starved: false,
+            held_up: 0,
         }
     }
 
@@ -103,22 +114,37 @@ pub(super) struct Backend {
     pub(super) flows: u32,
     /// Removed, with flows left.
     pub(super) leaving: bool,
+    pub(super) counters: BackendCounters,
+    /// What was told of them, window by window.
+    pub(super) told: BackendCounters,
 }
 
 impl Backend {
-    pub(super) fn new(service: ServiceId, position: u32, settings: BackendSettings) -> Self {
+    pub(super) fn new(
+        now: Time,
+        service: ServiceId,
+        position: u32,
+        settings: BackendSettings,
+    ) -> Self {
         Self {
             service,
             position,
             settings,
             state: BackendState::Up,
-            limiter: Limiter::new(settings.ceiling, settings.capacity),
+            limiter: Limiter::new(now, settings.ceiling, settings.capacity),
             flows: 0,
             leaving: false,
+            counters: BackendCounters::default(),
+            told: BackendCounters::default(),
         }
     }
 
-    pub(super) fn is_available(&self) -> bool {
-        self.state == BackendState::Up && !self.leaving && self.limiter.has_room()
+    pub(super) fn standing(&self) -> Standing {
+        let up = self.state == BackendState::Up && !self.leaving;
+        Standing {
+            up,
+            available: up && self.limiter.has_room(),
+            held: self.limiter.held(),
+        }
     }
 }

@@ -5,6 +5,11 @@ use core::time::Duration;
 
 use dispatcher_common::addr::{Addr, Port};
 
+use super::command::GroupId;
+
+/// Greatest weight that counts.
+pub const WEIGHT_MAX: u32 = 1000;
+
 /// How a request that cannot be taken is turned away.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Overflow {
@@ -12,6 +17,23 @@ pub enum Overflow {
     Refuse,
     /// By silence: the client tries again.
     Drop,
+}
+
+/// Which of the back-ends that have room takes a request. All go by weights; where weights are the
+/// same, they make no difference.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Balance {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The one that holds the fewest slots for its weight, those that are equal in turn.
+    LeastConnections,
+    /// Of at most 8 drawn at random, the one that answered fastest, but none that holds more slots
+    /// for its weight than the 84th percentile of these. One that was not measured counts as fast.
+    LeastResponseTime,
+    /// The one that the client's address hashes to. When it has no room, the next that has of at
+    /// most 16 further slots of the hash table; after that, any that has, in turn.
+    SourceHash,
 }
 
 /// Of a service.
@@ -31,6 +53,8 @@ pub struct ServiceSettings {
     pub idle: Duration,
     /// Without a packet once one side has closed.
     pub closing: Duration,
+    /// Which back-end takes a request.
+    pub balance: Balance,
 }
 
 /// Bounds of a back-end's ceiling, and where it starts.
@@ -55,8 +79,10 @@ pub struct BackendSettings {
     pub ceiling: Ceiling,
     /// Connections that the server is capable of.
     pub capacity: u32,
-    /// Its share, relative to the others; round-robin takes no notice.
+    /// Its share, relative to the others, from 1 to [`WEIGHT_MAX`].
     pub weight: u32,
+    /// The group whose ceiling it shares, besides its own.
+    pub group: Option<GroupId>,
 }
 
 /// Whether a back-end takes new flows. Those it has are left alone in every state.

@@ -5,8 +5,9 @@ use core::hash::BuildHasher;
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 
-use super::command::{BackendId, FlowId, ServiceId};
+use super::command::{BackendId, FlowId, GroupId, ServiceId};
 use super::flows::{Flow, FlowState};
+use super::group::Group;
 use super::service::{Backend, Service, ServiceCounters};
 use super::settings::{BackendSettings, BackendState, ServiceSettings};
 use super::{Admission, Time};
@@ -51,8 +52,29 @@ pub struct BackendView {
     pub active: u32,
     /// Most of both ever held at once.
     pub active_max: u32,
+    /// The group whose ceiling it shares.
+    pub group: Option<GroupId>,
+    /// Connections given to it, since it was added.
+    pub admitted: u64,
+    /// Connections that were established and have ended.
+    pub ended: u64,
+    /// Connections that are over and never were established.
+    pub failed: u64,
     /// Removed; its flows go on.
     pub leaving: bool,
+}
+
+/// A group of back-ends that share a ceiling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupView {
+    /// Its number.
+    pub id: GroupId,
+    /// Most slots in use over all of its back-ends.
+    pub ceiling: u32,
+    /// Slots in use, at removed back-ends too.
+    pub held: u32,
+    /// Most slots ever in use at once.
+    pub held_max: u32,
 }
 
 /// A request that waits.
@@ -122,6 +144,17 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.backends
             .get(id.0)
             .map(|backend| backend_view(id, backend))
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupView> {
+        self.groups.iter().map(|(id, group)| group_view(id, group))
+    }
+
+    /// A group.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<GroupView> {
+        self.groups.get(id).map(|group| group_view(id, group))
     }
 
     /// The requests that wait for a service, in the order in which they will be released.
@@ -199,7 +232,20 @@ fn backend_view(id: BackendId, backend: &Backend) -> BackendView {
         half_open: backend.limiter.half_open(),
         active: backend.limiter.active(),
         active_max: backend.limiter.held_max(),
+        group: backend.settings.group,
+        admitted: backend.counters.admitted,
+        ended: backend.counters.ended,
+        failed: backend.counters.failed,
         leaving: backend.leaving,
+    }
+}
+
+const fn group_view(id: GroupId, group: &Group) -> GroupView {
+    GroupView {
+        id,
+        ceiling: group.ceiling,
+        held: group.held,
+        held_max: group.held_max,
     }
 }
 

@@ -19,7 +19,7 @@ use super::sockets::Sockets;
 use super::waits::Waits;
 use super::{BackendInfo, BackendWay, Engine, Handle, ServiceInfo, clock, first_control, way_to};
 use crate::admin::AdminServer;
-use crate::admission::{Admission, BackendSettings, Ceiling, Overflow, ServiceSettings};
+use crate::admission::{Admission, BackendSettings, Balance, Ceiling, Overflow, ServiceSettings};
 use crate::config::{self, Config, OnExit};
 use crate::datapath::{self, Datapath, DatapathConfig};
 use crate::network::{Network, NetworkView};
@@ -295,6 +295,7 @@ fn service_settings(service: &config::Service) -> ServiceSettings {
         handshake: service.timeouts.handshake,
         idle: service.timeouts.idle,
         closing: service.timeouts.closing,
+        balance: Balance::RoundRobin,
     }
 }
 
@@ -309,6 +310,7 @@ fn backend_settings(backend: &config::Backend) -> BackendSettings {
         },
         capacity: backend.capacity,
         weight: backend.weight,
+        group: None,
     }
 }
 

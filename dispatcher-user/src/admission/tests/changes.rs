@@ -39,7 +39,8 @@ fn a_ceiling_stays_between_its_bounds_and_below_the_capacity() {
     };
     bench
         .admission
-        .update_backend(ms(1), BackendId(0), ceiling, 20, 1);
+        .update_backend(ms(1), BackendId(0), ceiling, 20, 1, None)
+        .unwrap();
     let backend = bench.backend(0);
     assert_eq!(
         (backend.ceiling_min, backend.ceiling, backend.ceiling_max),

@@ -1,4 +1,4 @@
-//! Tests of the parts: tables, the key index, the selector; and how much memory a request takes.
+//! Tests of the parts: tables, the key index; and how much memory a request takes.
 
 use core::hash::BuildHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use super::Hasher;
 use crate::admission::backlog::Queued;
 use crate::admission::keys::{KeyIndex, Owner, OwnerKind};
-use crate::admission::select::{POSITIONS_MAX, Selector};
 use crate::admission::slab::{Entry, Slab};
 use crate::admission::timer::Wheel;
 
@@ -29,44 +28,8 @@ fn an_owner_is_told_from_every_other() {
     }
 }
 
-#[test]
-fn a_selector_passes_over_the_few_it_is_told_to() {
-    let mut selector = Selector::new();
-    for position in [3, 64, POSITIONS_MAX - 1] {
-        selector.set_available(position, true);
-    }
-    assert_eq!(selector.pick(|position| position == 3), Some(64));
-    assert_eq!(selector.pick(|_| false), Some(POSITIONS_MAX - 1));
-    assert_eq!(selector.pick(|_| false), Some(3));
-    assert_eq!(selector.pick(|_| true), None);
-    assert_eq!(
-        selector.pick(|_| false),
-        Some(64),
-        "a pick in vain moves nothing on"
-    );
-}
-
 proptest! {
     #![proptest_config(super::seeded())]
-
-    #[test]
-    fn a_selector_is_a_set_that_is_gone_through_in_turn(
-        steps in prop::collection::vec((0..POSITIONS_MAX, any::<bool>(), any::<bool>()), 1..200),
-    ) {
-        let mut selector = Selector::new();
-        let mut model = BTreeSet::new();
-        let mut cursor = 0;
-        for (position, member, pick) in steps {
-            selector.set_available(position, member);
-            if member { model.insert(position); } else { model.remove(&position); }
-            prop_assert_eq!(selector.any(), !model.is_empty());
-            if pick {
-                let expected = model.range(cursor..).next().or(model.first()).copied();
-                prop_assert_eq!(selector.pick(|_| false), expected);
-                cursor = expected.map_or(cursor, |position| position + 1);
-            }
-        }
-    }
 
     #[test]
     fn a_slab_is_a_map_with_numbers_of_its_own(
