@@ -6,3 +6,5 @@ pub mod server;
 pub mod scenario;
 pub mod run;
 pub mod judge;
+pub mod table;
+pub mod picture;

@@ -15,7 +15,7 @@ use dispatcher_user::ceiling::{Controller, Reason, Settings, Times, Window};
 use foldhash::fast::FixedState;
 
 use crate::random::Random;
-use crate::scenario::{Load, Scenario, WINDOW};
+use crate::scenario::{Load, Scenario};
 use crate::server::Server;
 
 /// From the SYN that leaves the dispatcher to the request at the server, and from the end of the
@@ -162,7 +162,7 @@ struct Run<'a> {
 pub fn run(scenario: &Scenario, settings: &Settings, initial: u32, seed: u64) -> Outcome {
     let mut run = Run::new(scenario, settings, initial, seed);
     run.schedule_all();
-    let end = Time(scenario.windows() as u64 * WINDOW.as_nanos() as u64);
+    let end = Time(scenario.windows() as u64 * scenario.window.as_nanos() as u64);
     while let Some(Reverse((at, _, event))) = run.events.pop()
         && at <= end
     {
@@ -241,7 +241,10 @@ impl<'a> Run<'a> {
             self.schedule(every, Event::Stall(true));
         }
         for window in 1..=self.scenario.windows() {
-            self.schedule(window as f64 * WINDOW.as_secs_f64(), Event::Window);
+            self.schedule(
+                window as f64 * self.scenario.window.as_secs_f64(),
+                Event::Window,
+            );
         }
         match self.scenario.load {
             Load::Closed { clients, .. } => {
@@ -451,7 +454,7 @@ impl<'a> Run<'a> {
 
     fn close_window(&mut self, now: Time) {
         self.note_queue();
-        let length = WINDOW.as_secs_f64();
+        let length = self.scenario.window.as_secs_f64();
         let queue = self.queue_seconds / length;
         self.queue_seconds = 0.0;
         let offered = self.asked as f64 / length;
@@ -470,7 +473,7 @@ impl<'a> Run<'a> {
             served += meter.served;
             responses.extend_from_slice(&meter.responses);
             let window = Window {
-                length: WINDOW,
+                length: self.scenario.window,
                 held_mean: meter.held_seconds / length,
                 held_max: meter.held_max,
                 reached: meter.reached,

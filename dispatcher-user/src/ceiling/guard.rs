@@ -2,8 +2,11 @@
 
 use core::time::Duration;
 
-use super::climb::Gate;
+use super::climb::{Climb, Gate, Move};
+use super::curve::seconds;
 use super::reason::Reason;
+use super::response_time;
+use super::settings::Bounds;
 use super::window::Window;
 
 /// Requests that a window must have served to teach something.
@@ -113,7 +116,7 @@ impl Guard {
 pub(super) struct View<'a> {
     pub(super) window: &'a Window,
     pub(super) ceiling: u32,
-    pub(super) bounds: super::settings::Bounds,
+    pub(super) bounds: Bounds,
     /// Why it must not be raised, if so.
     pub(super) forbidden: Option<&'a Reason>,
 }
@@ -121,7 +124,7 @@ pub(super) struct View<'a> {
 impl View<'_> {
     /// Whether the server had as many connections as it was given, all the time.
     pub(super) fn is_full(&self) -> bool {
-        self.window.reached && self.window.held_mean >= FULL * f64::from(self.ceiling)
+        is_full(self.window, self.ceiling)
     }
 
     /// As the policy wishes, as far as it may.
@@ -131,4 +134,30 @@ impl View<'_> {
             lower,
         }
     }
+}
+
+/// Whether the server had as many connections as the ceiling gave it, all the time.
+pub(super) fn is_full(window: &Window, ceiling: u32) -> bool {
+    window.reached && window.held_mean >= FULL * f64::from(ceiling)
+}
+
+/// While responses take longer than the goal (p99), back from what is tried, or a tenth lower.
+pub(super) fn keep_goal(
+    goal: Option<Duration>,
+    memory: &mut response_time::Memory,
+    climb: &mut Climb,
+    view: &View<'_>,
+) -> Option<Move> {
+    let goal = goal.filter(|_| view.is_full())?;
+    let p99 = seconds(memory.add(view.ceiling, view.window.response.p99));
+    if p99 <= goal {
+        return None;
+    }
+    let ceiling = climb.refuse_trial(view.ceiling).unwrap_or_else(|| {
+        let lower = view.bounds.clamp(response_time::lowered(view.ceiling, 1.0));
+        climb.move_to(lower);
+        lower
+    });
+    let why = Reason::Goal { p99, goal };
+    Some(Move { ceiling, why })
 }
