@@ -1,6 +1,7 @@
 //! What a policy is worth in a scenario: against the best fixed ceiling, found by trying.
 
 use core::time::Duration;
+use std::thread::ScopedJoinHandle;
 
 use dispatcher_user::ceiling::{
     Gradient, Metric, Policy, QueueDepth, Reason, ResponseTime, Settings, Throughput,
@@ -114,9 +115,9 @@ pub struct Verdict {
     pub settled: Option<usize>,
     /// The ceiling that the first back-end had half of the time, once it must have settled.
     pub ceiling: u32,
-    /// How far the ceiling went to and fro, once it must have settled: nine windows of ten it was at
-    /// the first or above, and nine of ten at the second or below. Windows in which a baseline is
-    /// measured do not count.
+    /// How far the ceiling went to and fro, once it must have settled: nine windows of ten it was
+    /// at the first or above, and nine of ten at the second or below. Windows in which a baseline
+    /// is measured do not count.
     pub swing: (u32, u32),
 }
 
@@ -224,7 +225,7 @@ pub fn judge_all(seed: u64) -> Vec<Report> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut reports: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
+        let joined = threads.into_iter().map(ScopedJoinHandle::join);
         joined
             .flat_map(|reports| reports.expect("a run does not panic"))
             .collect()

@@ -8,3 +8,4 @@ pub mod run;
 pub mod judge;
 pub mod table;
 pub mod picture;
+pub mod manual;

@@ -66,7 +66,7 @@ impl Load {
                 low,
                 seconds: each,
             } => {
-                if (seconds / each) as u64 % 2 == 0 {
+                if ((seconds / each) as u64).is_multiple_of(2) {
                     high
                 } else {
                     low

@@ -1,8 +1,12 @@
 //! Every policy in every scenario: what must hold, and that none got worse than the manual says.
 
+use std::fs;
+use std::path::Path;
+
 use dispatcher_simulator::judge::{self, Report};
+use dispatcher_simulator::manual::{self, Drawing};
 use dispatcher_simulator::scenario::Scenario;
-use dispatcher_simulator::{picture, table};
+use dispatcher_simulator::table;
 use dispatcher_user::ceiling::{Policy, QueueDepth};
 
 const SEED: u64 = 1;
@@ -93,10 +97,24 @@ fn a_constant_time_out_does_not_look_healthy() {
 }
 
 #[test]
-fn a_run_can_be_drawn() {
-    let scenario = Scenario::named("slow-one").unwrap();
-    let outcome = judge::run_policy(&scenario, Policy::Fixed, SEED);
-    let svg = picture::svg(&scenario, &outcome, "a < b", "c").unwrap();
+fn the_manual_shows_what_happens() {
+    for (scenario, policy) in manual::PICTURES {
+        let drawn = Drawing::of(scenario, policy, SEED).unwrap().svg().unwrap();
+        let path = Path::new(manual::DIRECTORY).join(manual::picture(scenario, policy));
+        let committed = fs::read_to_string(&path).unwrap();
+        assert!(
+            drawn == committed,
+            "{} is another; run `cargo xtask simulate --docs`",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn several_back_ends_can_be_drawn() {
+    let drawing = Drawing::of("slow-one", "fixed", SEED).unwrap();
+    let svg = drawing.svg().unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-    assert!(svg.contains("a &lt; b"), "a title is text, not markup");
+    assert!(Drawing::of("slow-one", "magic", SEED).is_err());
+    assert!(Drawing::of("calm", "fixed", SEED).is_err());
 }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::time::Duration;
 
 use super::climb::Move;
-use super::guard::View;
+use super::guard::{View, step};
 use super::reason::Reason;
 use super::settings::Agent;
 
@@ -190,11 +190,8 @@ impl Memory {
     }
 }
 
-/// A load out of its band moves the ceiling by one in so many.
-const STEP: u32 = 8;
-
-/// `agent`: the ceiling that the back-end asks for; or a share of the greatest one; or, by its load,
-/// a step up or down. A load is obeyed once; a ceiling stands until the next report.
+/// `agent`: the ceiling that the back-end asks for; or a share of the greatest one; or a step up or
+/// down, by its load. A load is obeyed once; a ceiling stands until the next report.
 pub(super) fn decide(settings: &Agent, memory: &mut Memory, initial: u32, view: &View<'_>) -> Move {
     let ceiling = view.ceiling;
     let hold = |why| Move { ceiling, why };
@@ -220,7 +217,7 @@ pub(super) fn decide(settings: &Agent, memory: &mut Memory, initial: u32, view: 
         Wanted::LoadPercent(load) => {
             memory.wanted = Some(Wanted::LoadPercent(settings.load_low_percent));
             let (low, high) = (settings.load_low_percent, settings.load_high_percent);
-            let step = ceiling.div_ceil(STEP);
+            let step = step(ceiling);
             if load > high {
                 Move {
                     ceiling: ceiling.saturating_sub(step),

@@ -4,7 +4,7 @@
 //! It starts with wide steps, narrows them with each failure to [`STEP_MIN`], and widens them again
 //! only when the server shows itself changed. A policy says by its [`Gate`] which way may be tried.
 
-use super::curve::{Average, Curve, Point};
+use super::curve::{Average, Curve, Point, within};
 use super::guard::View;
 use super::reason::Reason;
 use super::settings::Bounds;
@@ -40,7 +40,7 @@ const CHANGED: f64 = 1.25;
 const CHANGED_ERRORS: f64 = 3.0;
 const CHANGED_WINDOWS: u32 = 3;
 
-/// Smaller changes add up (a two-sided CUSUM, in standard errors): beyond, the search does not rest.
+/// Smaller changes add up (a two-sided CUSUM, in standard errors): beyond, the search goes on.
 const DRIFT_SLACK: f64 = 0.5;
 const DRIFT_MAX: f64 = 5.0;
 
@@ -200,7 +200,7 @@ impl Climb {
 
     /// How many standard errors count as one, as throughput scatters.
     fn scatter(&self) -> f64 {
-        self.scatter.get().sqrt().max(1.0).min(SCATTER_MAX)
+        within(1.0, SCATTER_MAX, self.scatter.get().sqrt())
     }
 
     /// Tells when a ceiling does not give what it did; in the end, all that was known is forgotten.
@@ -248,7 +248,7 @@ impl Climb {
         }
     }
 
-    /// Starts the next trial, if it is time and a side may be tried. `known` is what the base gives.
+    /// Starts the next trial, if it is time and a side may be tried. `known`: what the base gives.
     fn try_next(
         &mut self,
         curve: &mut Curve,

@@ -133,7 +133,7 @@ pub struct Suggestion {
     pub rate: f64,
     /// The response time there, p99; zero where none was measured.
     pub p99: Duration,
-    /// The greatest concurrency measured beyond it, and how much less it gave, in percent of `rate`.
+    /// The greatest concurrency measured beyond it, and how much less it gave, in percent.
     pub beyond: Option<(u32, f64)>,
     /// Whether more may be better still: nothing was measured beyond.
     pub open: bool,
@@ -239,6 +239,11 @@ impl Default for Average {
     fn default() -> Self {
         Self::new(5, 3)
     }
+}
+
+/// The nearest number within; the least for what is none, which `clamp` would hand on.
+pub(super) fn within(low: f64, high: f64, number: f64) -> f64 {
+    if number > low { number.min(high) } else { low }
 }
 
 /// A time in seconds; the longest there is for what is too long, or none.

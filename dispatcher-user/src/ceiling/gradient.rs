@@ -9,7 +9,7 @@
 use core::time::Duration;
 
 use super::climb::{Climb, Move};
-use super::curve::{Curve, seconds};
+use super::curve::{Curve, seconds, within};
 use super::guard::View;
 use super::reason::Reason;
 use super::response_time::{self, lowered};
@@ -79,9 +79,7 @@ impl Memory {
 /// How far the response time is from what is tolerated: 1 and less for too long, at most 2 and at
 /// least a half. As in Netflix's and Envoy's controllers of that name.
 pub(super) fn gradient(tolerance: f64, baseline: f64, response: f64) -> f64 {
-    let gradient = tolerance * baseline / response;
-    // The greater of a number and NaN is the number.
-    gradient.max(0.5).min(2.0)
+    within(0.5, 2.0, tolerance * baseline / response)
 }
 
 /// The median response time in seconds, and whether there is one.
@@ -187,9 +185,9 @@ pub(super) fn decide(
 mod tests {
     use super::*;
 
-    /// Envoy's controller: the limit becomes `l + sqrt(l)` with `l` the limit times the gradient, at
-    /// a tolerance of 125 %. Where it rests, responses take 1.71 times the least at a limit of 10,
-    /// 1.38 at 100 and 1.29 at 1000.
+    /// Envoy's controller: the limit becomes `l + sqrt(l)`, with `l` the limit times the gradient,
+    /// at a tolerance of 125 %. Where it rests, responses take 1.71 times the least at a limit of
+    /// 10, 1.38 at 100 and 1.29 at 1000.
     #[test]
     fn the_gradient_is_that_of_envoy() {
         for (limit, ratio) in [(10.0, 1.712), (100.0, 1.381), (1000.0, 1.290)] {
@@ -202,8 +200,8 @@ mod tests {
         );
     }
 
-    /// Netflix's Gradient2: the limit rests at `q / (1 - gradient)`, with 4 for q and a tolerance of
-    /// 150 %.
+    /// Netflix's Gradient2: the limit rests at `q / (1 - gradient)`, with 4 for q and a tolerance
+    /// of 150 %.
     #[test]
     fn the_gradient_is_that_of_netflix() {
         let rests_at = |response| 4.0 / (1.0 - gradient(1.5, 1.0, response));

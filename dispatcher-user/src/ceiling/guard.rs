@@ -136,6 +136,17 @@ impl View<'_> {
     }
 }
 
+/// A ceiling a small step lower: an eighth, at least 1.
+pub(super) const fn lowered_by_a_step(ceiling: u32) -> u32 {
+    ceiling.saturating_sub(step(ceiling))
+}
+
+/// A small step: an eighth, at least 1.
+pub(super) const fn step(ceiling: u32) -> u32 {
+    let eighth = ceiling.div_ceil(8);
+    if eighth == 0 { 1 } else { eighth }
+}
+
 /// Whether the server had as many connections as the ceiling gave it, all the time.
 pub(super) fn is_full(window: &Window, ceiling: u32) -> bool {
     window.reached && window.held_mean >= FULL * f64::from(ceiling)

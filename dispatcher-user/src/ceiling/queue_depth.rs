@@ -6,12 +6,9 @@
 
 use super::climb::{Climb, Move};
 use super::curve::Curve;
-use super::guard::View;
+use super::guard::{View, lowered_by_a_step};
 use super::reason::Reason;
 use super::settings::QueueDepth;
-
-/// A lowered ceiling loses one in so many.
-const LOWERED_BY: u32 = 8;
 
 pub(super) fn decide(
     settings: &QueueDepth,
@@ -23,12 +20,14 @@ pub(super) fn decide(
     if queue < f64::from(settings.lower_below) {
         let ceiling = climb.give_up_trial(ceiling);
         let used = view.window.held_max.max(climb.best().unwrap_or(0));
-        let lower = ceiling - ceiling.div_ceil(LOWERED_BY).min(ceiling);
+        let lower = lowered_by_a_step(ceiling).max(used).min(ceiling);
+        let below = settings.lower_below;
         return Move {
-            ceiling: lower.max(used).min(ceiling),
-            why: Reason::QueueShort {
-                queue,
-                below: settings.lower_below,
+            ceiling: lower,
+            why: if lower < ceiling {
+                Reason::QueueShort { queue, below }
+            } else {
+                Reason::QueueInBand { queue }
             },
         };
     }

@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 use super::climb::{Climb, Move};
-use super::curve::{Average, Curve, seconds};
+use super::curve::{Average, Curve, seconds, within};
 use super::guard::View;
 use super::reason::Reason;
 use super::settings::{Metric, ResponseTime};
@@ -98,7 +98,7 @@ pub(super) fn decide(
 
 /// That part of a ceiling, within bounds, and at least one less.
 pub(super) fn lowered(ceiling: u32, part: f64) -> u32 {
-    let part = part.max(LOWERED_TO_MIN).min(LOWERED_TO_MAX);
+    let part = within(LOWERED_TO_MIN, LOWERED_TO_MAX, part);
     ((f64::from(ceiling) * part).round() as u32).min(ceiling.saturating_sub(1))
 }
 

@@ -152,8 +152,8 @@ pub struct Throughput {
 pub struct Gradient {
     /// The response time that is still good, in percent of the baseline; above 100, below 400.
     pub tolerance_percent: u32,
-    /// The baseline is measured at a quarter of the ceiling, at this at least, and at this the first
-    /// time; at least 1.
+    /// The baseline is measured at a quarter of the ceiling, at this at least, and at this the
+    /// first time; at least 1.
     pub probe_ceiling: u32,
     /// How long a measured baseline is good for.
     pub probe_interval: Duration,

@@ -3,16 +3,13 @@
 
 use super::climb::{Climb, Move};
 use super::curve::Curve;
-use super::guard::View;
+use super::guard::{View, lowered_by_a_step};
 use super::reason::Reason;
 use super::settings::Throughput;
 
 /// Throughput is enough above so many percent of the minimum, and too little below it: between them
 /// the ceiling stays.
 const ENOUGH_PERCENT: u32 = 110;
-
-/// A lowered ceiling loses one in so many.
-const LOWERED_BY: u32 = 8;
 
 pub(super) fn decide(
     settings: &Throughput,
@@ -34,12 +31,16 @@ pub(super) fn decide(
     if minimum == 0 || rate < f64::from(minimum) {
         return climb.step(curve, view, view.gate(true, true));
     }
-    let enough = rate * 100.0 > f64::from(minimum) * f64::from(ENOUGH_PERCENT);
-    let lower = ceiling - ceiling.div_ceil(LOWERED_BY).min(ceiling);
-    let next = if enough { lower } else { ceiling };
-    climb.move_to(next.max(view.bounds.min));
+    if rate * 100.0 <= f64::from(minimum) * f64::from(ENOUGH_PERCENT) {
+        return Move {
+            ceiling: climb.give_up_trial(ceiling),
+            why: Reason::Best { ceiling, rate },
+        };
+    }
+    let lower = view.bounds.clamp(lowered_by_a_step(ceiling));
+    climb.move_to(lower);
     Move {
-        ceiling: next,
+        ceiling: lower,
         why: Reason::Enough { rate, minimum },
     }
 }

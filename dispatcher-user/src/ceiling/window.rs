@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use super::curve::within;
+
 /// What was measured of one back-end over one window.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Window {
@@ -63,10 +65,7 @@ impl Window {
 
     /// Means that are no numbers are 0, and none is beyond what can be counted.
     pub(super) fn sane(self) -> Self {
-        let sane = |mean: f64| {
-            // The maximum of a number and NaN is the number.
-            mean.max(0.0).min(f64::from(u32::MAX))
-        };
+        let sane = |mean| within(0.0, f64::from(u32::MAX), mean);
         Self {
             held_mean: sane(self.held_mean),
             queue_mean: sane(self.queue_mean),
