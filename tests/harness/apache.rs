@@ -26,14 +26,14 @@ const MODULES: &str = "/usr/lib/apache2/modules";
 const LOCKS: u32 = 16;
 
 /// A page as from a database: an answer of 2 MiB is kept while two more queries run, each of which
-/// locks one of [`LOCKS`] rows for 24 ms and is matched with all of the answer.
+/// locks one of [`LOCKS`] rows for 16 ms and is matched with all of the answer.
 const PAGE: &str = r#"<?php
 $answer = str_repeat(md5('items') . "\n", 65536);
 $lines = 0;
 foreach (['prices', 'stock'] as $query) {
     $row = fopen('../locks/' . random_int(1, LOCKS), 'r');
     flock($row, LOCK_EX);
-    usleep(24000);
+    usleep(16000);
     fclose($row);
     for ($at = 32; $at < strlen($answer); $at += 33 * 64) {
         $lines += $answer[$at] === "\n" ? 64 : 0;

@@ -165,7 +165,7 @@ impl Drawing {
         let x = |value: f64| LEFT + value / x_most * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| bottom - value / y_most * PANEL;
         let right = WIDTH - RIGHT;
-        self.add(format!(
+        self.add(&format!(
             "<rect x=\"{LEFT}\" y=\"{top}\" width=\"{:.1}\" height=\"{PANEL}\" fill=\"none\" \
              stroke=\"#cccccc\"/>",
             right - LEFT
@@ -199,7 +199,7 @@ impl Drawing {
         }
         for (at, what) in marks {
             let at = x(*at);
-            self.add(format!(
+            self.add(&format!(
                 "<path d=\"M{at:.1} {top}V{bottom}\" stroke=\"#bbbbbb\" stroke-dasharray=\"3 3\"/>"
             ));
             self.text(at + 4.0, top + 14.0, "start", "#888888", what);
@@ -213,7 +213,7 @@ impl Drawing {
                 .iter()
                 .map(|(at, value)| format!("{:.1},{:.1}", x(*at), y(*value)))
                 .collect();
-            self.add(format!(
+            self.add(&format!(
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.8\"/>",
                 points.join(" "),
                 line.colour
@@ -223,13 +223,14 @@ impl Drawing {
     }
 
     fn text(&mut self, x: f64, y: f64, anchor: &str, colour: &str, text: &str) {
-        self.add(format!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{text}</text>"
+        self.add(&format!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" \
+             fill=\"{colour}\">{text}</text>"
         ));
     }
 
-    fn add(&mut self, element: String) {
-        self.svg.push_str(&element);
+    fn add(&mut self, element: &str) {
+        self.svg.push_str(element);
         self.svg.push('\n');
     }
 
