@@ -94,11 +94,6 @@ pub const OVERLOAD: &[Need] = &[
         why: "makes the pages of that server",
         sign: Sign::ApacheModule("libphp"),
     },
-    command(
-        "mkswap",
-        "util-linux",
-        "prepares the swap space of that server",
-    ),
 ];
 
 /// The compiler that matches its own source of core.
