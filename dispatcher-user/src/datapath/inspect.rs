@@ -65,12 +65,23 @@ pub fn probe() -> io::Result<()> {
     syscall::probe()
 }
 
-/// The XDP links that there are: id, and index of the interface that each is attached to.
+/// An XDP link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpLink {
+    /// Its id.
+    pub id: u32,
+    /// Id of its program.
+    pub program: u32,
+    /// Index of the interface that it is attached to, in whichever network namespace that is.
+    pub ifindex: u32,
+}
+
+/// The XDP links that there are, in all network namespaces.
 ///
 /// # Errors
 ///
 /// `EPERM` without `CAP_SYS_ADMIN`.
-pub fn xdp_links() -> io::Result<Vec<(u32, u32)>> {
+pub fn xdp_links() -> io::Result<Vec<XdpLink>> {
     syscall::xdp_links()
 }
 

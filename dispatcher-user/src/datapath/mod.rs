@@ -23,7 +23,7 @@ use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 pub use flows::{FlowTable, InstallError};
-pub use inspect::{Pinned, pinned, probe, program_name, xdp_links};
+pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
 pub use link::{AttachMode, AttachedMode};
 pub use meters::Meters;
 pub use pins::{Unloaded, unload};

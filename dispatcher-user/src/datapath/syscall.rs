@@ -10,6 +10,8 @@ use std::path::Path;
 
 use aya::Pod;
 
+use super::inspect::XdpLink;
+
 /// `enum bpf_cmd` of linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -157,8 +159,8 @@ pub(super) fn probe() -> io::Result<()> {
     }
 }
 
-/// The XDP links that there are: id, and the interface that each is attached to.
-pub(super) fn xdp_links() -> io::Result<Vec<(u32, u32)>> {
+/// The XDP links that there are, in all network namespaces.
+pub(super) fn xdp_links() -> io::Result<Vec<XdpLink>> {
     let mut links = Vec::new();
     let mut attr = IdAttr {
         id: 0,
@@ -185,7 +187,11 @@ pub(super) fn xdp_links() -> io::Result<Vec<(u32, u32)>> {
         let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let info = link_info(&link)?;
         if info.kind == LINK_TYPE_XDP {
-            links.push((info.id, info.ifindex));
+            links.push(XdpLink {
+                id: info.id,
+                program: info.program,
+                ifindex: info.ifindex,
+            });
         }
     }
 }

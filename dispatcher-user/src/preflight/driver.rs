@@ -248,7 +248,8 @@ fn other_end(
     let lost = link
         .xdp
         .is_some_and(|features| !features.is_redirect_target());
-    let lost_found = "what the program sends out by it is lost: the other end has neither GRO nor an XDP program";
+    let lost_found = "what the program sends out by it is lost: the other end has neither GRO nor \
+                      an XDP program";
     let Some(peer) = veth_peer(facts, link) else {
         if lost && !generically {
             findings.about("veth-redirect", subject(name)).warning(

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::admin::SocketState;
-use crate::datapath::Pinned;
+use crate::datapath::{Pinned, XdpLink};
 use crate::network::{LinkFacts, Snapshot};
 
 /// All of it.
@@ -21,8 +21,8 @@ pub struct Facts {
     pub devices: BTreeMap<u32, Device>,
     /// Names of the XDP programs that are attached, by their ids, as far as they can be told.
     pub programs: BTreeMap<u32, String>,
-    /// The XDP links that there are: id and interface index. Nothing without privilege.
-    pub xdp_links: Vec<(u32, u32)>,
+    /// The XDP links that there are, in all network namespaces. Nothing without privilege.
+    pub xdp_links: Vec<XdpLink>,
     /// Settings by their paths below `/proc/sys`; those that do not exist are not here.
     pub sysctls: BTreeMap<String, i64>,
     /// Where TCP of this machine listens.

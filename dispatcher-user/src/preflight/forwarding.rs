@@ -88,8 +88,8 @@ fn forwarding(facts: &Facts, family: &str, all: &str, link: &LinkFacts, findings
     }
 }
 
-/// Where clients come in by another interface than the default route leaves by, what the program
-/// leaves to the host's stack looks forged to a strict filter.
+/// Where the default route leaves by none of the configured interfaces, clients come in by another
+/// one; what the program leaves to the host's stack then looks forged to a strict filter.
 fn reverse_path(
     config: &Config,
     facts: &Facts,
@@ -105,8 +105,8 @@ fn reverse_path(
         return;
     };
     let interfaces = &config.dataplane.interfaces;
-    let back_here = facts.configured(interfaces, *oif) == Some(ifindex);
-    if strict && !back_here && !only_backends(config, facts, ifindex) {
+    let back_by_ours = facts.configured(interfaces, *oif).is_some();
+    if strict && !back_by_ours && !only_backends(config, facts, ifindex) {
         let default = facts.name(*oif);
         findings.about("reverse-path", subject(&link.name)).warning(
             format!("drops what comes from clients whose way back is by {default} (rp_filter)"),

@@ -139,17 +139,20 @@ fn other_program(facts: &Facts, ifindex: u32, link: &LinkFacts, findings: &mut F
             advise("check as root"),
         );
     }
-    let by_link = facts.xdp_links.iter().find(|(_, at)| *at == ifindex);
-    let command = match (by_link, mode) {
-        (Some((link, _)), _) => format!("bpftool link detach id {link}"),
-        (None, ProgramMode::Native) => format!("ip link set dev {name} xdpdrv off"),
-        (None, ProgramMode::Generic) => format!("ip link set dev {name} xdpgeneric off"),
-        (None, ProgramMode::Hardware) => format!("ip link set dev {name} xdpoffload off"),
+    let found = format!("has {program}, which is not of this configuration");
+    // An index means an interface of each namespace; together with the program it is unlikely to.
+    let links = facts.xdp_links.iter();
+    let links: Vec<_> = links
+        .filter(|link| link.program == id && link.ifindex == ifindex)
+        .collect();
+    let command = match (links.as_slice(), mode) {
+        ([link], _) => format!("bpftool link detach id {}", link.id),
+        ([], ProgramMode::Native) => format!("ip link set dev {name} xdpdrv off"),
+        ([], ProgramMode::Generic) => format!("ip link set dev {name} xdpgeneric off"),
+        ([], ProgramMode::Hardware) => format!("ip link set dev {name} xdpoffload off"),
+        _ => return about.error(found, advise("detach its link: bpftool link shows several")),
     };
-    about.error(
-        format!("has {program}, which is not of this configuration"),
-        run(command),
-    );
+    about.error(found, run(command));
 }
 
 /// Each receive queue takes a socket, and the program's map holds so many.
@@ -189,7 +192,7 @@ fn queues(config: &Config, facts: &Facts, ifindex: u32, link: &LinkFacts, findin
 mod tests {
     use super::super::made_up::{ETH0, ETH1, FREE, assert_finds, fit, link};
     use super::*;
-    use crate::datapath::Pinned;
+    use crate::datapath::{Pinned, XdpLink};
     use crate::network::XdpFeatures;
 
     fn eth0(facts: &mut Facts) -> &mut LinkFacts {
@@ -236,7 +239,7 @@ mod tests {
         assert_finds(
             |config, facts| {
                 config.dataplane.interfaces = vec!["eth0.100".into(), "eth1".into()];
-                config.dataplane.attach_mode = AttachMode::Generic;
+                config.dataplane.attach_mode = AttachMode::Auto;
                 let vlan = LinkFacts {
                     other: Some(ETH0),
                     xdp: Some(XdpFeatures(0)),
@@ -291,10 +294,16 @@ mod tests {
             |_, facts| {
                 eth0(facts).programs = vec![(ProgramMode::Native, 42)];
                 facts.programs.insert(42, "pass".into());
-                facts.xdp_links = vec![(7, ETH1), (8, ETH0)];
+                let link = |id, program, ifindex| XdpLink {
+                    id,
+                    program,
+                    ifindex,
+                };
+                // The second is that of another namespace.
+                facts.xdp_links = vec![link(7, 42, ETH1), link(8, 41, ETH0), link(9, 42, ETH0)];
             },
             "error xdp-attached interface eth0: has XDP program 42 (pass), which is not of this \
-             configuration; bpftool link detach id 8",
+             configuration; bpftool link detach id 9",
         );
     }
 

@@ -35,7 +35,7 @@ fn socket(config: &Config, facts: &Facts, findings: &mut Findings) {
     match &facts.places.socket {
         SocketState::Free => {}
         SocketState::Answers => {
-            about.note(format!("one runs already and answers at {socket}"), None)
+            about.note(format!("one runs already and answers at {socket}"), None);
         }
         SocketState::NotASocket => about.error(
             format!("{socket} exists and is no socket"),

@@ -78,7 +78,7 @@ fn foreign(config: &Config, facts: &Facts, ip: IpAddr, subject: &str, findings: 
             format!(
                 "{ip} is no address of this machine: clients find it only if it is routed here"
             ),
-            advise("route it to this machine, or give it the address: ip address add … dev lo"),
+            advise(format!("route it to this machine, or: {}", add(ip, "lo"))),
         ),
     }
 }
@@ -182,8 +182,8 @@ mod tests {
         assert_finds(
             |_, facts| take(facts),
             "note service-address service web: 192.0.2.10 is no address of this machine: clients \
-             find it only if it is routed here; # route it to this machine, or give it the \
-             address: ip address add … dev lo",
+             find it only if it is routed here; \
+             # route it to this machine, or: ip address add 192.0.2.10/32 dev lo",
         );
     }
 
