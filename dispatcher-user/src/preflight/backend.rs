@@ -51,19 +51,16 @@ pub(super) fn check(
 
 fn ours(facts: &Facts, ip: IpAddr, subject: String, findings: &mut Findings) {
     let found = format!("{ip} is this machine, whose packets the program does not see");
-    let mend = match facts.network.own(ip) {
-        Some(own) => {
-            let interface = facts.name(own.ifindex);
-            run(format!(
-                "ip address del {ip}/{} dev {interface}",
-                own.prefix
-            ))
-        }
-        None => advise("serve from another machine, or from a network namespace with a veth"),
-    };
-    findings
-        .about("backend-address", subject)
-        .error(found, mend);
+    let mut advice =
+        "serve from another machine, or from a network namespace with a veth".to_owned();
+    if let Some(own) = facts.network.own(ip) {
+        // No command: run from afar, it could cut off who runs it.
+        let (prefix, interface) = (own.prefix, facts.name(own.ifindex));
+        let del = format!("ip address del {ip}/{prefix} dev {interface}");
+        advice.push_str(&format!("; if it is here by mistake: {del}"));
+    }
+    let about = findings.about("backend-address", subject);
+    about.error(found, advise(advice));
 }
 
 fn way(
@@ -192,7 +189,8 @@ mod tests {
                 routed(facts, Route::Local);
             },
             "error backend-address back-end web/web-1: 10.0.0.11 is this machine, whose packets \
-             the program does not see; ip address del 10.0.0.11/24 dev eth1",
+             the program does not see; # serve from another machine, or from a network namespace \
+             with a veth; if it is here by mistake: ip address del 10.0.0.11/24 dev eth1",
         );
         assert_finds(
             |_, facts| routed(facts, Route::Local),

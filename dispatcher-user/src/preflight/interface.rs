@@ -116,7 +116,10 @@ fn member(facts: &Facts, link: &LinkFacts, findings: &mut Findings) {
     let (name, kind, above) = (&link.name, &master.kind, &master.name);
     findings.about("interface-member", subject(name)).warning(
         format!("is a member of {kind} {above}: routes leave by {above}, not by {name}"),
-        run(format!("ip link set dev {name} nomaster")),
+        // No command: run from afar, it could cut off who runs it.
+        advise(format!(
+            "take it out of the {kind}: ip link set dev {name} nomaster"
+        )),
     );
 }
 
@@ -267,7 +270,7 @@ mod tests {
                 eth0(facts).master = Some(FREE);
             },
             "warning interface-member interface eth0: is a member of bridge br0: routes leave by \
-             br0, not by eth0; ip link set dev eth0 nomaster",
+             br0, not by eth0; # take it out of the bridge: ip link set dev eth0 nomaster",
         );
         let (config, mut facts) = fit();
         facts.network.links.insert(FREE, link("red", "vrf"));
