@@ -40,7 +40,7 @@ pub enum Severity {
 /// What mends it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Mend {
-    /// A command for the shell of this machine, such that running it cannot cut off who does.
+    /// A command for the shell of this machine.
     Command(String),
     /// Words: something to do elsewhere, or to decide.
     Advice(String),
