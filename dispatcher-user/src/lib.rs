@@ -19,4 +19,5 @@ pub mod config;
 pub mod status;
 pub mod telemetry;
 pub mod admin;
+pub mod preflight;
 pub mod cli;

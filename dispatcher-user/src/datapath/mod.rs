@@ -5,6 +5,7 @@ pub mod flows;
 
 mod counters;
 mod events;
+mod inspect;
 mod link;
 mod meters;
 mod pins;
@@ -22,6 +23,7 @@ use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{Service, ServiceKey};
 
 pub use flows::{FlowTable, InstallError};
+pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
 pub use link::{AttachMode, AttachedMode};
 pub use meters::Meters;
 pub use pins::{Unloaded, unload};

@@ -78,6 +78,11 @@ pub const NEEDS: &[Need] = &[
     command("curl", "curl", "client of demo and tests"),
     command("tcpdump", "tcpdump", "judges checksums in the tests"),
     command("sysctl", "procps", "sets forwarding in their namespaces"),
+    command(
+        "ping",
+        "iputils-ping",
+        "mends what `dispatcher check` finds, in the tests",
+    ),
 ];
 
 /// What the benchmark `overload` needs besides.
