@@ -54,6 +54,8 @@ pub(super) struct Gate {
     pub(super) raise: bool,
     /// A lower one may.
     pub(super) lower: bool,
+    /// A lower one may be lower by so much.
+    pub(super) drop_max: u32,
 }
 
 /// Which way.
@@ -153,6 +155,18 @@ impl Climb {
     pub(super) fn refuse_trial(&mut self, ceiling: u32) -> Option<u32> {
         let trial = self.trial.filter(|trial| trial.ceiling == ceiling)?;
         (trial.side == Side::Up).then(|| self.fail(trial.side))
+    }
+
+    /// What is tried does not take effect: back to the best. `ceiling` is the one in force.
+    pub(super) fn abandon_trial(&mut self, ceiling: u32) -> u32 {
+        match self.trial.filter(|trial| trial.ceiling == ceiling) {
+            Some(trial) => {
+                let base = self.fail(trial.side);
+                self.rest[trial.side.index()] = REST;
+                base
+            }
+            None => ceiling,
+        }
     }
 
     /// The policy itself moves the ceiling: the search goes on from there.
@@ -264,14 +278,14 @@ impl Climb {
                 Side::Up => gate.raise,
                 Side::Down => gate.lower,
             };
-            open && self.rest[side.index()] == 0 && self.beside(side, bounds) != self.base
+            open && self.rest[side.index()] == 0 && self.beside(side, bounds, gate) != self.base
         })?;
         if side != self.side && self.came_from == Some(side) {
             // A whole step would lead back to where it came from.
             self.narrow();
         }
         self.side = side;
-        let ceiling = self.beside(side, bounds);
+        let ceiling = self.beside(side, bounds, gate);
         curve.doubt(ceiling);
         self.trial = Some(Trial {
             ceiling,
@@ -294,11 +308,13 @@ impl Climb {
     }
 
     /// The ceiling a step away from the base.
-    fn beside(&self, side: Side, bounds: Bounds) -> u32 {
+    fn beside(&self, side: Side, bounds: Bounds, gate: Gate) -> u32 {
         let base = f64::from(self.base);
         let ceiling = match side {
             Side::Up => ((base * self.step).round() as u32).max(self.base.saturating_add(1)),
-            Side::Down => ((base / self.step).round() as u32).min(self.base.saturating_sub(1)),
+            Side::Down => ((base / self.step).round() as u32)
+                .min(self.base.saturating_sub(1))
+                .max(self.base.saturating_sub(gate.drop_max)),
         };
         bounds.clamp(ceiling)
     }

@@ -159,6 +159,12 @@ impl Controller {
             goal: missed,
         } = &mut self.memory;
         let searches = !matches!(self.settings.policy, Policy::Fixed | Policy::Agent(_));
+        if searches && view.is_over() {
+            return Move {
+                ceiling: climb.abandon_trial(self.ceiling),
+                why: Reason::Settling,
+            };
+        }
         if searches && let Some(lower) = guard::keep_goal(goal, missed, climb, &view) {
             return lower;
         }

@@ -35,6 +35,10 @@ const BAND: f64 = 0.1;
 /// this, does not let the baseline and the ceiling raise each other.
 const PROBE_PART: u32 = 4;
 
+/// Windows of attrition that the first probe, and a later one, is worth.
+const FIRST_ATTRITION: u64 = 16;
+const ATTRITION: u64 = 4;
+
 /// Responses that a probe waits for, and windows that it may last.
 const PROBE_ENOUGH: u64 = 100;
 const PROBE_MAX: u32 = 6;
@@ -86,6 +90,37 @@ pub(super) fn gradient(tolerance: f64, baseline: f64, response: f64) -> f64 {
 fn median(window: &Window) -> (f64, bool) {
     let response = window.response.p50.as_secs_f64();
     (response, window.response.count > 0 && response > 0.0)
+}
+
+/// Lowers the ceiling to measure the baseline, unless connections end too slowly for that.
+fn start_probe(
+    settings: &Gradient,
+    memory: &mut Memory,
+    climb: &mut Climb,
+    view: &View<'_>,
+    response: f64,
+) -> Option<Move> {
+    let ceiling = view.ceiling;
+    let least = settings.probe_ceiling.max(1);
+    let (small, windows) = match memory.baseline {
+        Some(_) => (least.max(ceiling / PROBE_PART), ATTRITION),
+        None => (least, FIRST_ATTRITION),
+    };
+    let small = small.min(ceiling);
+    if ceiling - small > view.attrition(windows) {
+        return None;
+    }
+    let before = climb.give_up_trial(ceiling);
+    memory.probe = Some(Probe {
+        before: memory.baseline.map_or(small, |_| before),
+        response: memory.baseline.map_or(0.0, |_| response),
+        windows: 0,
+        so_far: None,
+    });
+    Some(Move {
+        ceiling: small,
+        why: Reason::Probe,
+    })
 }
 
 pub(super) fn decide(
@@ -140,21 +175,11 @@ pub(super) fn decide(
         let is_stale = is_long && !climb.is_trying(ceiling) && memory.age >= FRESH_FOR;
         is_stale || memory.age >= settings.probe_interval
     });
-    let (Some(baseline), false) = (memory.baseline, is_due) else {
-        let ceiling = climb.give_up_trial(ceiling);
-        let least = settings.probe_ceiling.max(1);
-        let small = match memory.baseline {
-            Some(_) => least.max(ceiling / PROBE_PART),
-            None => least,
-        };
-        let small = small.min(ceiling);
-        memory.probe = Some(Probe {
-            before: memory.baseline.map_or(small, |_| ceiling),
-            response: memory.baseline.map_or(0.0, |_| average),
-            windows: 0,
-            so_far: None,
-        });
-        return hold(small, Reason::Probe);
+    if is_due && let Some(probe) = start_probe(settings, memory, climb, view, average) {
+        return probe;
+    }
+    let Some(baseline) = memory.baseline else {
+        return climb.step(curve, view, view.gate(false, true));
     };
     let response = average;
     let why = |above| Reason::Gradient {

@@ -16,11 +16,18 @@ const SERVED_MIN: u64 = 20;
 const GATHERED_MAX: u32 = 10;
 
 /// Windows that a lowered ceiling is waited for; connections may last for hours.
-const ATTRITION_MAX: u32 = 30;
+const ATTRITION_MAX: u32 = 16;
 
 /// Where connections held, averaged over the window, are at least this part of the ceiling, the
 /// server had as many as it was given.
 const FULL: f64 = 0.9;
+
+/// Above this part of the ceiling there are connections from before it was lowered.
+const OVER: f64 = 1.1;
+
+/// A lower ceiling is not tried if connections end so slowly that it would take more windows to
+/// take effect: requests wait meanwhile.
+const ATTRITION_TRIED: u64 = 8;
 
 /// Responses that take so many times the shortest are not cured by more of them at once.
 const SLOW: f64 = 10.0;
@@ -127,11 +134,23 @@ impl View<'_> {
         is_full(self.window, self.ceiling)
     }
 
+    /// Whether connections from before outlast a lowered ceiling.
+    pub(super) fn is_over(&self) -> bool {
+        is_over(self.window, self.ceiling)
+    }
+
+    /// How much the ceiling can be lowered so that it takes effect in so many windows.
+    pub(super) fn attrition(&self, windows: u64) -> u32 {
+        let ended = self.window.ended.saturating_mul(windows);
+        u32::try_from(ended).unwrap_or(u32::MAX)
+    }
+
     /// As the policy wishes, as far as it may.
     pub(super) fn gate(&self, raise: bool, lower: bool) -> Gate {
         Gate {
             raise: raise && self.forbidden.is_none(),
             lower,
+            drop_max: self.attrition(ATTRITION_TRIED),
         }
     }
 }
@@ -147,9 +166,14 @@ pub(super) const fn step(ceiling: u32) -> u32 {
     if eighth == 0 { 1 } else { eighth }
 }
 
-/// Whether the server had as many connections as the ceiling gave it, all the time.
+/// Whether the server had as many connections as the ceiling gave it, all the time, and no more.
 pub(super) fn is_full(window: &Window, ceiling: u32) -> bool {
-    window.reached && window.held_mean >= FULL * f64::from(ceiling)
+    window.reached && window.held_mean >= FULL * f64::from(ceiling) && !is_over(window, ceiling)
+}
+
+/// Whether connections from before outlast a lowered ceiling.
+fn is_over(window: &Window, ceiling: u32) -> bool {
+    window.held_mean > OVER * f64::from(ceiling) + 0.5
 }
 
 /// While responses take longer than the goal (p99), back from what is tried, or a tenth lower.

@@ -313,6 +313,28 @@ fn what_was_measured_before_a_change_took_effect_is_ignored() {
     assert_ne!(decision.why.label(), "held_settling");
 }
 
+/// Connections that last for hours do not make room for a lower ceiling.
+#[test]
+fn a_trial_that_connections_outlast_is_given_up() {
+    let policy = Policy::Throughput(Throughput::default());
+    let mut controller = Controller::new(&settings(policy), Bounds { min: 1, max: 40 }, 40);
+    let lasting = |ended| Window {
+        ended,
+        ..full(40, 500, ms(20))
+    };
+    for _ in 0..50 {
+        assert_eq!(
+            controller.decide(&lasting(0)).ceiling,
+            40,
+            "none ends: nothing lower is tried"
+        );
+    }
+    let mut decide = |_| controller.decide(&lasting(1)).ceiling;
+    let ceilings: Vec<_> = (0..30).map(&mut decide).collect();
+    assert_eq!(ceilings[..16], [32; 16], "eight windows of attrition");
+    assert_eq!(ceilings[17..], [40; 13], "which are over, and it rests");
+}
+
 /// As at a server that fails every request after a second: the more at once, the more a second.
 #[test]
 fn responses_that_take_ten_times_the_shortest_forbid_a_raise() {
