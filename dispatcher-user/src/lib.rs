@@ -17,6 +17,9 @@ pub mod daemon;
 
 pub mod config;
 pub mod status;
+pub mod history;
 pub mod telemetry;
+pub mod page;
 pub mod admin;
 pub mod cli;
+pub mod top;
