@@ -9,7 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
 
-use super::model::{BackendPast, Link, Mode, Model, Past, Row, held, is_up};
+use super::model::{BackendPast, Link, Mode, Model, Past, Row, Sort, held, is_up};
 use crate::status::{BackendStatus, ServiceStatus, Status};
 
 /// Lines of what is told of the selected back-end.
@@ -152,21 +152,32 @@ impl Columns {
         }
     }
 
+    /// The column that the list is sorted by has an arrow.
     fn head(&self, model: &Model) -> Line<'static> {
         let Self { name, bar, .. } = self;
-        let mut text = format!(
+        let arrow = if model.reversed { "▲" } else { "▼" };
+        let title = |title: &str, sort: Sort| match model.sort == sort {
+            true => format!("{title}{arrow}"),
+            false => title.to_owned(),
+        };
+        let mut head = format!(
             "{:<name$} {:<8} {:<bar$} {:>9}  {:>7}",
-            "back-end", "state", "against ceiling", "held/ceil", "conn/s"
+            title("back-end", Sort::Name),
+            "state",
+            title("of ceiling", Sort::Fullness),
+            title("held/ceil", Sort::Connections),
+            title("conn/s", Sort::Rate),
         );
         if self.requests {
-            text.push_str(&format!(" {:>7}", "req/s"));
+            head.push_str(&format!(" {:>7}", "req/s"));
         }
-        text.push_str(&format!(" {:>7} {:>7} ", "p50 ms", "p99 ms"));
-        let mut head = fitted(&format!("{text}{}", fitted("held", self.spark)), usize::MAX);
-        if model.sort != super::model::Sort::Configuration || model.reversed {
-            let order = if model.reversed { ", reversed" } else { "" };
-            head = format!("{text}by {}{order}", model.sort.label());
-        }
+        let p99 = title("p99 ms", Sort::Response);
+        head.push_str(&format!(" {:>7} {p99:>7} ", "p50 ms"));
+        head.push_str(&format!(
+            "{:>width$}",
+            fitted("held", self.spark),
+            width = self.spark
+        ));
         Line::styled(head, Style::new().add_modifier(Modifier::UNDERLINED))
     }
 }
@@ -218,7 +229,7 @@ fn service_line(model: &Model, service: &ServiceStatus, columns: &Columns) -> Li
     let away = requests.refused + requests.expired;
     let depth = format!("{}/{}", queue.depth, queue.capacity);
     let waits = format!(
-        " waiting, oldest {} ms, p50 {}, p99 {}",
+        " waiting ≤{} ms, p50 {} p99 {}",
         queue.oldest_wait_ms,
         wait(queue.wait_ms.p50),
         wait(queue.wait_ms.p99)
@@ -238,6 +249,10 @@ fn service_line(model: &Model, service: &ServiceStatus, columns: &Columns) -> Li
     if away > 0 {
         line.push(Span::raw(format!(", {away} turned away")));
     }
+    line.push(Span::styled(
+        format!("  {}", service.address),
+        told(Tone::Soft),
+    ));
     Line::from(line)
 }
 
@@ -298,8 +313,8 @@ fn bar(colour: bool, held: u64, ceiling: u64, width: usize) -> [Span<'static>; 3
     let room = width.saturating_sub(1) as u64;
     let scale = held.max(ceiling).max(1);
     let eighths = |count: u64| usize::try_from(count * room * 8 / scale).unwrap_or(0);
-    let below = eighths(held.min(ceiling));
     let stroke = eighths(ceiling) / 8;
+    let below = eighths(held).min(stroke * 8);
     let mut inside = "█".repeat(below / 8);
     if below % 8 > 0 {
         inside.push(PARTS[below % 8]);
@@ -481,61 +496,58 @@ fn foot_line(model: &Model, now: Duration) -> Line<'static> {
                 "" => String::new(),
                 filter => format!("filter {filter:?} (Esc)  "),
             };
-            let keys = "? help  s sort  r reverse  / filter  p pause  c pin  a auto  q quit";
+            let keys = "? help  s sort  / filter  p pause  c pin  a auto  q quit";
             Line::styled(format!("{filter}{keys}"), style(model.colour, Tone::Soft))
         }
     }
 }
 
 const KEYS: [(&str, &str); 9] = [
-    ("↑ ↓ k j  PgUp PgDn  g G", "choose a back-end"),
-    (
-        "s",
-        "sort: configuration, name, fullness, connections, conn/s, p99",
-    ),
+    ("↑ ↓ PgUp PgDn", "choose a back-end; also k j g G"),
+    ("s", "sort by name, fullness, connections, conn/s or p99"),
     ("r", "reverse the order"),
-    (
-        "/",
-        "show only services, back-ends and addresses that say this; Esc all",
-    ),
-    (
-        "p  Space",
-        "pause; samples of the pause are there afterwards",
-    ),
+    ("/", "filter by service, back-end or address; Esc shows all"),
+    ("p Space", "pause; the samples of the pause come afterwards"),
     ("c", "pin the ceiling"),
     ("a", "give the ceiling back to its policy"),
-    ("?  h", "this help"),
-    ("q  Ctrl-C", "quit"),
+    ("? h", "this help"),
+    ("q Ctrl-C", "quit"),
 ];
 
 const STATE_KEYS: [(&str, &str); 3] = [
     ("d", "drain: no more connections, those it has go on"),
-    ("u", "resume"),
+    ("u", "undo that: give it connections again"),
     ("x", "disable: no more connections, those it has are reset"),
 ];
 
-const WORDS: [&str; 5] = [
-    "held     connections, half-open ones included; they stay below the ceiling",
-    "│        the ceiling; what is beyond it was there before it was lowered",
-    "p        after the ceiling: pinned by hand",
-    "p50 p99  milliseconds from a request to its answer, of the last one to two minutes",
-    "The picture below shows held as columns and the ceiling as a line, a second each.",
+const WORDS: [(&str, &str); 6] = [
+    ("held", "connections, half-open ones included"),
+    (
+        "ceil │",
+        "most that it is given; more were there before it fell",
+    ),
+    ("p", "the ceiling is pinned by hand"),
+    (
+        "p50 p99",
+        "from a request to its answer, last one to two minutes",
+    ),
+    ("▁▅█", "the last samples: held, or the queue of a service"),
+    ("▔▔██", "below: held, and the ceiling as a line"),
 ];
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let states: &[(&str, &str)] = if model.state_keys { &STATE_KEYS } else { &[] };
     let keys = KEYS[..7].iter().chain(states).chain(&KEYS[7..]);
-    let lines = keys.map(|(key, what)| {
-        let key = Span::styled(format!(" {key:<25}"), style(model.colour, Tone::Strong));
-        // Some keys have long words: they are cut at the edge of a narrow terminal.
+    let line = |(key, what): &(&'static str, &'static str)| {
+        let key = Span::styled(format!(" {key:<15}"), style(model.colour, Tone::Strong));
         Line::from(vec![key, Span::raw(*what)])
-    });
-    let words = WORDS.iter().map(|words| Line::raw(format!(" {words}")));
-    let lines: Vec<_> = lines.chain([Line::raw("")]).chain(words).collect();
+    };
+    let keys = keys.map(line).chain([Line::raw("")]);
+    let lines: Vec<_> = keys.chain(WORDS.iter().map(line)).collect();
     let height = u16::try_from(lines.len())
         .unwrap_or(u16::MAX)
         .saturating_add(2);
-    let width = 92;
+    let width = 80;
     let area = Rect {
         x: area.x + area.width.saturating_sub(width) / 2,
         y: area.y + area.height.saturating_sub(height) / 2,

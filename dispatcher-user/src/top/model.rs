@@ -99,17 +99,6 @@ impl Sort {
         Self::Response,
     ];
 
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::Name => "name",
-            Self::Fullness => "fullness",
-            Self::Connections => "connections",
-            Self::Rate => "conn/s",
-            Self::Response => "p99",
-        }
-    }
-
     fn next(self) -> Self {
         let at = Self::ALL.iter().position(|sort| *sort == self);
         Self::ALL[(at.unwrap_or(0) + 1) % Self::ALL.len()]
