@@ -15,6 +15,7 @@ pub mod raw;
 pub mod server;
 pub mod client;
 pub mod nginx;
+pub mod browser;
 pub mod sampler;
 pub mod scenario;
 pub mod packet;

@@ -119,6 +119,22 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
     Ok(())
 }
 
+/// Installs the browser, for the tests of the status page, unless it is there.
+pub fn browser(runner: Runner) -> Result<()> {
+    let name = packages::BROWSER;
+    if privilege::find(name).is_some() {
+        return Ok(());
+    }
+    println!("setup: missing on this machine, and what for:");
+    println!("  {name}: shows the status page in its tests; it takes 300 MB");
+    install_packages(&[name], runner)?;
+    ensure!(
+        runner.dry_run || privilege::find(name).is_some(),
+        "{name} is installed, but its command is not there"
+    );
+    Ok(())
+}
+
 fn install(missing: &Missing, runner: Runner) -> Result<()> {
     let mut names: Vec<&str> = missing.packages.iter().map(|need| need.package).collect();
     if missing.compiler.is_some() && !compiler_from_rustup(runner)? {

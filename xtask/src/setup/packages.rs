@@ -71,6 +71,9 @@ pub const NEEDS: &[Need] = &[
     command("sysctl", "procps", "sets forwarding in their namespaces"),
 ];
 
+/// What the tests of the status page need, and nothing else does: it is large.
+pub const BROWSER: &str = "chromium";
+
 /// The compiler that matches its own source of core.
 pub const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// Its clippy, with which `lint` judges the program.
