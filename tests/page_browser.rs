@@ -37,11 +37,11 @@ fn shown(selector: &str) -> String {
     format!("document.querySelector({selector:?}).checkVisibility()")
 }
 
-/// Whether a path of the back-end's picture covers some of the screen.
+/// Whether a path of the back-end's picture is as wide and as high as a few samples make it.
 fn drawn(path: &str) -> String {
     format!(
-        "(() => {{ const box = document.querySelector({:?}).getBoundingClientRect(); \
-         return box.width > 1 && box.bottom > box.top; }})()",
+        "(() => {{ const box = document.querySelector({:?}).getBBox(); \
+         return box.width > 1 && box.height > 1; }})()",
         format!("[data-backend=web-1] {path}")
     )
 }
@@ -71,10 +71,10 @@ fn the_page_draws_connections_ceiling_and_queue_and_follows_them() {
     let title = "document.title === '2 waiting · dispatcher'";
     browser.wait_for(SOON, "the title tells", title);
     browser.wait_for(SOON, "connections are drawn", &drawn(".a-held"));
-    browser.wait_for(SOON, "the ceiling is drawn", &drawn(".l-ceiling"));
 
     daemon.ask(&["ceiling", "web/web-1", "3"]).unwrap();
     browser.wait_for(SOON, "lowered", &says(count, "4 of 3"));
+    browser.wait_for(SOON, "the step is drawn", &drawn(".l-ceiling"));
     browser.wait_for(SOON, "pinned", &shown("[data-backend=web-1] .pinned"));
     let why = "document.querySelector('.why').textContent.includes('4 → 3')";
     browser.wait_for(SOON, "why it moved", why);
