@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -42,6 +43,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  dispatcher status\n  \
         dispatcher status --json | jq '.services[].queue.depth'")]
     Status(StatusArgs),
+    /// Show the same, live, with the last minutes; keys pin ceilings
+    #[command(after_help = "Examples:\n  dispatcher top\n  dispatcher top --interval 5s")]
+    Top(TopArgs),
     /// List connections
     #[command(
         after_help = "Examples:\n  dispatcher flows --service web --backend web-1\n  \
@@ -109,6 +113,33 @@ pub struct StatusArgs {
     pub daemon: Daemon,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `top`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct TopArgs {
+    /// How often to ask the daemon, 200ms to 1m
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DISPATCHER_INTERVAL",
+        default_value = "1s",
+        value_parser = top_interval
+    )]
+    pub interval: Duration,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+}
+
+/// An interval as it is typed.
+fn top_interval(typed: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(typed).ok();
+    interval
+        .filter(|interval| {
+            (Duration::from_millis(200)..=Duration::from_secs(60)).contains(interval)
+        })
+        .ok_or_else(|| "write a time from 200ms to 1m, such as 1s".to_owned())
 }
 
 /// `flows`
@@ -325,6 +356,8 @@ mod tests {
             ("dispatcher ceiling web/a -1", ErrorKind::UnknownArgument),
             ("dispatcher ceiling web/a many", ErrorKind::ValueValidation),
             ("dispatcher suggest web/", ErrorKind::ValueValidation),
+            ("dispatcher top --interval 1", ErrorKind::ValueValidation),
+            ("dispatcher top --interval 10ms", ErrorKind::ValueValidation),
             (
                 "dispatcher run --config f --log-format xml",
                 ErrorKind::InvalidValue,

@@ -11,6 +11,7 @@ use crate::config::{Config, OnExit};
 use crate::datapath;
 use crate::engine::{self, Handle, Started};
 use crate::governor::{self, Desk};
+use crate::history::History;
 use crate::network::NetworkView;
 use crate::status::{FlowRow, QueueRow, Status};
 use crate::telemetry::{MetricsServer, Telemetry};
@@ -42,7 +43,9 @@ pub async fn run(config: Config) -> Result<()> {
     let front = Front {
         engine: handle.clone(),
         governor,
+        history: History::default(),
     };
+    tokio::spawn(front.history.clone().keep(front.clone()));
     let served = tokio::spawn(admin.serve(front.clone()));
     tokio::spawn(telemetry.clone().keep_up());
     if let Some(metrics) = metrics {
@@ -101,6 +104,7 @@ async fn follow(mut views: watch::Receiver<Arc<NetworkView>>, handle: Handle) {
 struct Front {
     engine: Handle,
     governor: Desk,
+    history: History,
 }
 
 impl Control for Front {
@@ -119,5 +123,9 @@ impl Control for Front {
 
     async fn set_ceiling(&self, order: CeilingOrder) -> Result<CeilingDone> {
         self.governor.set_ceiling(order).await
+    }
+
+    fn history(&self) -> &History {
+        &self.history
     }
 }

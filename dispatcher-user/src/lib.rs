@@ -17,7 +17,10 @@ pub mod daemon;
 
 pub mod config;
 pub mod status;
+pub mod history;
 pub mod telemetry;
+pub mod page;
 pub mod admin;
 pub mod preflight;
 pub mod cli;
+pub mod top;

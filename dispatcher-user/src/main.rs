@@ -11,10 +11,10 @@ use dispatcher_user::admin::{
 };
 use dispatcher_user::cli::{
     CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, FlowsArgs, Pin, QueueArgs, RunArgs,
-    StatusArgs, SuggestArgs, UnloadArgs,
+    StatusArgs, SuggestArgs, TopArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
-use dispatcher_user::{daemon, datapath, preflight, telemetry};
+use dispatcher_user::{daemon, datapath, preflight, telemetry, top};
 use serde_json::json;
 use tokio::runtime;
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
+        Command::Top(args) => top(&args),
         Command::Flows(args) => flows(&args),
         Command::Queue(args) => queue(&args),
         Command::Ceiling(args) => ceiling(&args),
@@ -146,6 +147,11 @@ fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         return print(&format!("{}\n", answer.json));
     }
     print(&status_tables(&answer.value))
+}
+
+fn top(args: &TopArgs) -> anyhow::Result<ExitCode> {
+    ask(top::run(&args.daemon.socket, args.interval))??;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn flows(args: &FlowsArgs) -> anyhow::Result<ExitCode> {

@@ -25,6 +25,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Control, serve};
+use crate::page;
 use crate::status::{BackendState, BackendStatus, ServiceStatus, Status, TimesBySize};
 
 /// Upper bounds of the buckets of `dispatcher_queue_wait_seconds`: from what a busy host needs to
@@ -380,11 +381,15 @@ impl MetricsServer {
         self.0.local_addr()
     }
 
-    /// Serves `GET /metrics` until it is dropped.
+    /// Serves `GET /metrics` and the status page until it is dropped.
     pub async fn serve<C: Control>(self, telemetry: Telemetry, control: C) {
         let router = Router::new()
             .route("/metrics", get(scrape::<C>))
-            .fallback(|| async { (StatusCode::NOT_FOUND, "metrics are at /metrics\n") })
+            .merge(page::router(control.history().clone()))
+            .fallback(|| async {
+                let told = "metrics are at /metrics, the status page is at /\n";
+                (StatusCode::NOT_FOUND, told)
+            })
             .with_state((telemetry, control));
         serve(self.0, router).await;
     }

@@ -19,6 +19,7 @@ pub mod apache;
 pub mod cgroup;
 pub mod zram;
 pub mod interrupt;
+pub mod browser;
 pub mod sampler;
 pub mod scenario;
 pub mod packet;

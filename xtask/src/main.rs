@@ -60,7 +60,7 @@ enum Task {
     Lint,
     /// Check the invariants of the architecture that can be read off the source.
     Tidy,
-    /// Exactly what CI runs: setup, lint, every test.
+    /// Exactly what CI runs: setup, lint, every test, those of the status page included.
     Ci,
 }
 
@@ -100,5 +100,7 @@ fn perform(arguments: Arguments) -> Result<()> {
 fn ci(runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
     lint::run(runner)?;
-    test::run_group(test::Group::All, &[], runner)
+    test::page_tools(runner)?;
+    test::run_group(test::Group::All, &[], runner)?;
+    test::run_group(test::Group::Page, &[], runner)
 }

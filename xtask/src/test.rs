@@ -30,6 +30,8 @@ pub enum Group {
     Netns,
     /// What takes a kernel with VLAN devices (8021q), as in a virtual machine; not part of `all`.
     Vm,
+    /// The status page in Chromium, which setup installs for it; not part of `all`.
+    Page,
     /// Long runs; not part of `all`.
     Soak,
     /// Unit, kernel and netns.
@@ -38,7 +40,15 @@ pub enum Group {
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
+    if options.group == Group::Page {
+        page_tools(runner)?;
+    }
     run_group(options.group, &options.arguments, runner)
+}
+
+/// Installs what the tests of the status page need, unless it is there.
+pub fn page_tools(runner: Runner) -> Result<()> {
+    setup::install_for("cargo xtask test page", setup::packages::BROWSER, runner)
 }
 
 /// Runs a group; the tools are there.
@@ -51,7 +61,7 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             }
             Ok(())
         }
-        Group::Kernel | Group::Netns | Group::Vm | Group::Soak => {
+        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Soak => {
             privileged(group, arguments, runner)
         }
     }
@@ -116,6 +126,7 @@ fn belongs(target: &str, group: Group) -> bool {
         Group::Kernel => &["contract", "differential", "program_", "verifier"],
         Group::Netns => &["netns_"],
         Group::Vm => &["vlan_devices"],
+        Group::Page => &["page_"],
         Group::Soak => &["soak_"],
         Group::Unit | Group::All => &[],
     };
@@ -136,7 +147,13 @@ mod tests {
 
     #[test]
     fn every_target_of_the_tests_package_belongs_to_one_group() {
-        let groups = [Group::Kernel, Group::Netns, Group::Vm, Group::Soak];
+        let groups = [
+            Group::Kernel,
+            Group::Netns,
+            Group::Vm,
+            Group::Page,
+            Group::Soak,
+        ];
         for target in cargo::targets("test").unwrap() {
             if target.package == TESTS_PACKAGE {
                 let of = groups.iter().filter(|group| belongs(&target.name, **group));

@@ -16,8 +16,10 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery, Suggestion, SuggestionQuery,
+    BackendOrder, CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery, Suggestion,
+    SuggestionQuery,
 };
+use crate::history::{HistoryList, HistoryQuery};
 
 /// How long an answer may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -151,6 +153,28 @@ impl Client {
         let body = serde_json::to_vec(order).map_err(|error| self.no_answer(&error))?;
         let request = Request::post("/v1/ceiling").header(header::CONTENT_TYPE, "application/json");
         self.ask(request, body.into()).await
+    }
+
+    /// `POST /v1/backend`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn set_backend(
+        &self,
+        order: &BackendOrder,
+    ) -> Result<Answer<serde_json::Value>, ClientError> {
+        let body = serde_json::to_vec(order).map_err(|error| self.no_answer(&error))?;
+        let request = Request::post("/v1/backend").header(header::CONTENT_TYPE, "application/json");
+        self.ask(request, body.into()).await
+    }
+
+    /// `GET /v1/history`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn history(&self, since: u64) -> Result<Answer<HistoryList>, ClientError> {
+        let since = Some(since);
+        self.get("/v1/history", &HistoryQuery { since }).await
     }
 
     async fn get<T: DeserializeOwned>(

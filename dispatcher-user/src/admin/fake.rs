@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{CeilingDone, CeilingOrder, Control, FlowFilter, QueueFilter};
+use crate::history::History;
 use crate::status::{
     AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
     FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
@@ -16,11 +17,18 @@ pub(crate) const QUEUED: usize = 3;
 
 /// Tells what [`status`] says.
 #[derive(Clone)]
-pub(crate) struct Fake(Arc<Status>);
+pub(crate) struct Fake(Arc<Status>, History);
 
 impl Fake {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(status()))
+        Self::telling(status())
+    }
+
+    /// Tells this, which is its only sample too.
+    pub(crate) fn telling(status: Status) -> Self {
+        let (status, history) = (Arc::new(status), History::default());
+        history.take(Arc::clone(&status));
+        Self(status, history)
     }
 }
 
@@ -59,6 +67,10 @@ impl Control for Fake {
             backend: order.backend,
             policy: "queue-depth".to_owned(),
         })
+    }
+
+    fn history(&self) -> &History {
+        &self.1
     }
 }
 

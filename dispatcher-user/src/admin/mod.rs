@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::history::History;
 use crate::status::{FlowRow, QueueRow, Status, SuggestedCeiling};
 
 pub use client::{Client, ClientError};
@@ -53,6 +54,9 @@ pub trait Control: Clone + Send + Sync + 'static {
         &self,
         order: CeilingOrder,
     ) -> impl Future<Output = anyhow::Result<CeilingDone>> + Send;
+
+    /// The last minutes.
+    fn history(&self) -> &History;
 }
 
 /// The body of `POST /v1/ceiling`.
@@ -80,6 +84,30 @@ pub struct CeilingDone {
     pub pinned: bool,
     /// Label of the policy.
     pub policy: String,
+}
+
+/// The body of `POST /v1/backend`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendOrder {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// What to do with it.
+    pub action: BackendAction,
+}
+
+/// What an operator may do with a back-end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendAction {
+    /// Admit no more; connections that it has go on.
+    Drain,
+    /// Undo that.
+    Resume,
+    /// Admit no more, and reset the connections that it has.
+    Disable,
 }
 
 /// The parameters of `GET /v1/suggestion`.

@@ -15,6 +15,7 @@ use super::{
     CeilingDone, CeilingOrder, Control, ErrorBody, FlowFilter, FlowQuery, LIST_LIMIT_DEFAULT,
     LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion, SuggestionQuery, serve,
 };
+use crate::history::{HistoryList, HistoryQuery};
 use crate::status::{BackendStatus, FlowList, QueueList, Status};
 
 /// Most bytes of a request's body; a longer one is answered 413.
@@ -56,6 +57,7 @@ fn router<C: Control>(control: C) -> Router {
         .route("/v1/queue", get(queue::<C>))
         .route("/v1/suggestion", get(suggestion::<C>))
         .route("/v1/ceiling", post(ceiling::<C>))
+        .route("/v1/history", get(history::<C>))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -89,8 +91,8 @@ impl From<anyhow::Error> for Failure {
 }
 
 async fn not_found() -> Failure {
-    let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion and \
-                 /v1/ceiling";
+    let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, \
+                 /v1/ceiling and /v1/history";
     Failure(StatusCode::NOT_FOUND, error.to_owned())
 }
 
@@ -172,6 +174,14 @@ async fn ceiling<C: Control>(
         return Err(Failure(StatusCode::BAD_REQUEST, error));
     }
     Ok(Json(control.set_ceiling(order).await?))
+}
+
+async fn history<C: Control>(
+    State(control): State<C>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Json<HistoryList>, Failure> {
+    let Query(query) = query?;
+    Ok(Json(control.history().list(query.since.unwrap_or(0))))
 }
 
 fn the_backend<'a>(

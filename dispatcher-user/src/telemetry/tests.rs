@@ -124,7 +124,7 @@ async fn metrics_are_served() {
     let address = server.local_addr().unwrap();
     let serving = tokio::spawn(server.serve(Telemetry::new().unwrap(), Fake::new()));
     let mut answers = Vec::new();
-    for path in ["/metrics", "/"] {
+    for path in ["/metrics", "/nothing"] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: d\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -150,7 +150,7 @@ async fn metrics_are_served() {
     );
     assert!(answers[1].starts_with("HTTP/1.1 404"), "{}", answers[1]);
     assert!(
-        answers[1].ends_with("metrics are at /metrics\n"),
+        answers[1].ends_with("metrics are at /metrics, the status page is at /\n"),
         "{}",
         answers[1]
     );

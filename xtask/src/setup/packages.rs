@@ -101,6 +101,13 @@ pub const OVERLOAD: &[Need] = &[
     },
 ];
 
+/// What the tests of the status page need, and nothing else does: it is large.
+pub const BROWSER: &[Need] = &[command(
+    "chromium",
+    "chromium",
+    "shows the status page in its tests; it takes 300 MB",
+)];
+
 /// The compiler that matches its own source of core.
 pub const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// Its clippy, with which `lint` judges the program.
