@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -56,6 +57,16 @@ pub enum Command {
     #[command(after_help = "Examples:\n  dispatcher suggest web/web-1\n  \
         dispatcher suggest web/web-1 --json | jq .suggested.ceiling")]
     Suggest(SuggestArgs),
+    /// Admit no more connections to a back-end; those that it has go on
+    #[command(after_help = "Examples:\n  dispatcher drain web/web-1\n  \
+        dispatcher drain web/web-1 --wait --timeout 5m")]
+    Drain(DrainArgs),
+    /// Admit connections to a back-end again
+    #[command(after_help = "Example:\n  dispatcher resume web/web-1")]
+    Resume(BackendArgs),
+    /// Admit no more connections to a back-end, and reset those that it has
+    #[command(after_help = "Example:\n  dispatcher disable web/web-1")]
+    Disable(BackendArgs),
     /// Detach the program and remove its pins; works without a daemon
     #[command(after_help = "Example:\n  dispatcher unload --config dispatcher.toml")]
     Unload(UnloadArgs),
@@ -161,6 +172,41 @@ pub struct CeilingArgs {
 /// `suggest`
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct SuggestArgs {
+    /// The back-end, with its service
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendPath,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `drain`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct DrainArgs {
+    /// The back-end, with its service
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendPath,
+    /// Return when its last connection has ended
+    #[arg(long, env = "DISPATCHER_WAIT")]
+    pub wait: bool,
+    /// Give up waiting after this time, such as 5m [default: wait on]
+    #[arg(long, value_name = "TIME", env = "DISPATCHER_TIMEOUT", requires = "wait",
+        value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `resume` and `disable`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct BackendArgs {
     /// The back-end, with its service
     #[arg(value_name = "SERVICE/BACKEND")]
     pub backend: BackendPath,
@@ -309,6 +355,16 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_may_be_waited_for_and_the_wait_has_a_unit() {
+        let typed = "dispatcher drain web/web-1 --wait --timeout 5m";
+        let Command::Drain(args) = Cli::parse_from(typed.split_whitespace()).command else {
+            panic!("not read as drain");
+        };
+        assert!(args.wait);
+        assert_eq!(args.timeout, Some(Duration::from_secs(300)));
+    }
+
+    #[test]
     fn wrong_usage_is_told_apart() {
         for (typed, kind) in [
             ("dispatcher run", ErrorKind::MissingRequiredArgument),
@@ -319,6 +375,15 @@ mod tests {
             ("dispatcher ceiling web/a -1", ErrorKind::UnknownArgument),
             ("dispatcher ceiling web/a many", ErrorKind::ValueValidation),
             ("dispatcher suggest web/", ErrorKind::ValueValidation),
+            ("dispatcher drain web", ErrorKind::ValueValidation),
+            (
+                "dispatcher drain web/a --timeout 5m",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "dispatcher drain web/a --wait --timeout soon",
+                ErrorKind::ValueValidation,
+            ),
             (
                 "dispatcher run --config f --log-format xml",
                 ErrorKind::InvalidValue,

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{AdminServer, CeilingDone, CeilingOrder, Control, FlowFilter, QueueFilter};
+use crate::admin::{
+    AdminServer, BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, FlowFilter,
+    QueueFilter,
+};
 use crate::config::{Config, OnExit};
 use crate::datapath;
 use crate::engine::{self, Handle, Started};
@@ -119,5 +122,20 @@ impl Control for Front {
 
     async fn set_ceiling(&self, order: CeilingOrder) -> Result<CeilingDone> {
         self.governor.set_ceiling(order).await
+    }
+
+    async fn set_backend(&self, order: BackendOrder) -> Result<BackendDone> {
+        let BackendOrder {
+            service, backend, ..
+        } = order.clone();
+        let status = self.engine.status().await?;
+        let state = self.governor.set_backend(order).await?;
+        let found = status.backend(&service, &backend);
+        Ok(BackendDone {
+            state: state.into(),
+            connections: found.map_or(0, |one| one.active + one.half_open),
+            service,
+            backend,
+        })
     }
 }

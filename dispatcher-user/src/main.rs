@@ -1,17 +1,19 @@
 //! The `dispatcher` command: does what was typed, and tells what failed in one line and a code.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use dispatcher_user::admin::{
-    CeilingOrder, Client, FlowQuery, QueueQuery, flow_table, queue_table, status_tables,
+    BackendAction, BackendDone, BackendOrder, CeilingOrder, Client, FlowQuery, QueueQuery,
+    flow_table, queue_table, status_tables,
 };
 use dispatcher_user::cli::{
-    CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, FlowsArgs, Pin, QueueArgs, RunArgs,
-    StatusArgs, SuggestArgs, UnloadArgs,
+    BackendPath, CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, DrainArgs, FlowsArgs, Pin,
+    QueueArgs, RunArgs, StatusArgs, SuggestArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
 use dispatcher_user::{daemon, datapath, telemetry};
@@ -27,6 +29,19 @@ fn main() -> ExitCode {
         Command::Queue(args) => queue(&args),
         Command::Ceiling(args) => ceiling(&args),
         Command::Suggest(args) => suggest(&args),
+        Command::Drain(args) => drain(&args),
+        Command::Resume(args) => order(
+            &args.backend,
+            BackendAction::Resume,
+            &args.daemon.socket,
+            args.output.json,
+        ),
+        Command::Disable(args) => order(
+            &args.backend,
+            BackendAction::Disable,
+            &args.daemon.socket,
+            args.output.json,
+        ),
         Command::Unload(args) => unload(&args),
         Command::Completions(args) => completions(&args),
         Command::Man => man(),
@@ -81,8 +96,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let (services, backends) = (config.services.len(), config.backends_len());
         return print(&format!(
             "{file}: ok: {}, {}\n",
-            counted(services, "service"),
-            counted(backends, "back-end")
+            counted(services as u64, "service"),
+            counted(backends as u64, "back-end")
         ));
     }
     let (told, code) = match loaded {
@@ -101,7 +116,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn counted(count: usize, what: &str) -> String {
+fn counted(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }
@@ -191,6 +206,130 @@ fn suggest(args: &SuggestArgs) -> anyhow::Result<ExitCode> {
              ceilings or more\n"
         ),
     })
+}
+
+/// Gives the order, and prints what it came to.
+fn order(
+    path: &BackendPath,
+    action: BackendAction,
+    socket: &Path,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let order = BackendOrder {
+        service: path.service.clone(),
+        backend: path.backend.clone(),
+        action,
+    };
+    let answer = ask(Client::new(socket).set_backend(&order))??;
+    if json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let BackendDone {
+        service,
+        backend,
+        state,
+        connections,
+    } = answer.value;
+    let had = match (action, connections) {
+        (BackendAction::Resume, _) | (_, 0) => String::new(),
+        (BackendAction::Drain, left) => format!(", {} left", counted(left, "connection")),
+        (BackendAction::Disable, had) => format!(", {} reset", counted(had, "connection")),
+    };
+    print(&format!("{service}/{backend}: {}{had}\n", state.label()))
+}
+
+fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let socket = &args.daemon.socket;
+    let code = order(
+        &args.backend,
+        BackendAction::Drain,
+        socket,
+        args.output.json,
+    )?;
+    if !args.wait {
+        return Ok(code);
+    }
+    let path = &args.backend;
+    let place = format!("{}/{}", path.service, path.backend);
+    let client = Client::new(socket);
+    let left = ask(wait_until_drained(&client, path, args.timeout))??;
+    anyhow::ensure!(
+        left == 0,
+        "{place} still has {}; `dispatcher disable {place}` resets them",
+        counted(left, "connection")
+    );
+    Ok(code)
+}
+
+/// How often it is looked whether a back-end has connections left.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits until a back-end has no connection left, or is not there any more, and shows on stderr how
+/// many are left. Returns how many are when the time is over.
+async fn wait_until_drained(
+    client: &Client,
+    path: &BackendPath,
+    within: Option<Duration>,
+) -> anyhow::Result<u64> {
+    let mut progress = Progress::new(format!("{}/{}", path.service, path.backend));
+    let drained = async {
+        loop {
+            let status = client.status().await?.value;
+            let found = status.backend(&path.service, &path.backend);
+            let left = found.map_or(0, |one| one.active + one.half_open);
+            progress.show(left);
+            if left == 0 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // One that was never shown counts as one that has not ended.
+    match within {
+        None => drained.await?,
+        Some(within) => tokio::time::timeout(within, drained)
+            .await
+            .unwrap_or(Ok(()))?,
+    }
+    progress.end();
+    Ok(progress.shown.unwrap_or(1))
+}
+
+/// What is shown while a back-end drains: on a terminal one line that changes, else a line for each
+/// change.
+struct Progress {
+    place: String,
+    shown: Option<u64>,
+    live: bool,
+}
+
+impl Progress {
+    fn new(place: String) -> Self {
+        Self {
+            place,
+            shown: None,
+            live: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&mut self, left: u64) {
+        if self.shown.replace(left) == Some(left) {
+            return;
+        }
+        let line = format!("{}: {} left", self.place, counted(left, "connection"));
+        if self.live {
+            // To the line's start, and what is longer there is erased.
+            eprint!("\r{line}\x1b[K");
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn end(&self) {
+        if self.live {
+            eprintln!();
+        }
+    }
 }
 
 fn tell_truncated(truncated: bool, shown: usize) {

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission;
+
 /// The whole picture at one moment: `GET /v1/status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -28,6 +30,15 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
+}
+
+impl Status {
+    /// A back-end by its names.
+    #[must_use]
+    pub fn backend(&self, service: &str, backend: &str) -> Option<&BackendStatus> {
+        let service = self.services.iter().find(|one| one.name == service)?;
+        service.backends.iter().find(|one| one.name == backend)
+    }
 }
 
 /// A ceiling that several back-ends share besides their own.
@@ -167,6 +178,17 @@ impl BackendState {
             Self::Down => "down",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl From<admission::BackendState> for BackendState {
+    fn from(state: admission::BackendState) -> Self {
+        match state {
+            admission::BackendState::Up => Self::Up,
+            admission::BackendState::Down => Self::Down,
+            admission::BackendState::Draining => Self::Draining,
+            admission::BackendState::Disabled => Self::Disabled,
         }
     }
 }

@@ -16,7 +16,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery, Suggestion, SuggestionQuery,
+    BackendDone, BackendOrder, CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery,
+    Suggestion, SuggestionQuery,
 };
 
 /// How long an answer may take.
@@ -148,8 +149,27 @@ impl Client {
         &self,
         order: &CeilingOrder,
     ) -> Result<Answer<CeilingDone>, ClientError> {
+        self.post("/v1/ceiling", order).await
+    }
+
+    /// `POST /v1/backend`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn set_backend(
+        &self,
+        order: &BackendOrder,
+    ) -> Result<Answer<BackendDone>, ClientError> {
+        self.post("/v1/backend", order).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        order: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
         let body = serde_json::to_vec(order).map_err(|error| self.no_answer(&error))?;
-        let request = Request::post("/v1/ceiling").header(header::CONTENT_TYPE, "application/json");
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         self.ask(request, body.into()).await
     }
 

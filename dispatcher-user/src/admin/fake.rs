@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CeilingDone, CeilingOrder, Control, FlowFilter, QueueFilter};
+use super::{
+    BackendAction, BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, FlowFilter,
+    QueueFilter,
+};
 use crate::status::{
     AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
     FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
@@ -58,6 +61,19 @@ impl Control for Fake {
             service: order.service,
             backend: order.backend,
             policy: "queue-depth".to_owned(),
+        })
+    }
+
+    async fn set_backend(&self, order: BackendOrder) -> anyhow::Result<BackendDone> {
+        Ok(BackendDone {
+            state: match order.action {
+                BackendAction::Drain => BackendState::Draining,
+                BackendAction::Resume => BackendState::Up,
+                BackendAction::Disable => BackendState::Disabled,
+            },
+            service: order.service,
+            backend: order.backend,
+            connections: 32,
         })
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{FlowRow, QueueRow, Status, SuggestedCeiling};
+use crate::status::{BackendState, FlowRow, QueueRow, Status, SuggestedCeiling};
 
 pub use client::{Client, ClientError};
 pub use server::AdminServer;
@@ -52,6 +52,61 @@ pub trait Control: Clone + Send + Sync + 'static {
         &self,
         order: CeilingOrder,
     ) -> impl Future<Output = anyhow::Result<CeilingDone>> + Send;
+
+    /// Drains, resumes or disables a back-end; the names were found right.
+    fn set_backend(
+        &self,
+        order: BackendOrder,
+    ) -> impl Future<Output = anyhow::Result<BackendDone>> + Send;
+}
+
+/// The body of `POST /v1/backend`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendOrder {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// What to do with it.
+    pub action: BackendAction,
+}
+
+/// What an operator may do with a back-end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendAction {
+    /// Admit no more; connections that it has go on.
+    Drain,
+    /// Undo that.
+    Resume,
+    /// Admit no more, and reset the connections that it has.
+    Disable,
+}
+
+impl BackendAction {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Resume => "resume",
+            Self::Disable => "disable",
+        }
+    }
+}
+
+/// The answer to it: how the back-end stands now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendDone {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// What operator and agent say of it together.
+    pub state: BackendState,
+    /// Connections that it had when the order came, half-open ones included.
+    pub connections: u64,
 }
 
 /// The body of `POST /v1/ceiling`.

@@ -12,8 +12,9 @@ use tokio::net::UnixListener;
 
 use super::socket::{SocketFile, listen_at};
 use super::{
-    CeilingDone, CeilingOrder, Control, ErrorBody, FlowFilter, FlowQuery, LIST_LIMIT_DEFAULT,
-    LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion, SuggestionQuery, serve,
+    BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, ErrorBody, FlowFilter,
+    FlowQuery, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion,
+    SuggestionQuery, serve,
 };
 use crate::status::{BackendStatus, FlowList, QueueList, Status};
 
@@ -56,6 +57,7 @@ fn router<C: Control>(control: C) -> Router {
         .route("/v1/queue", get(queue::<C>))
         .route("/v1/suggestion", get(suggestion::<C>))
         .route("/v1/ceiling", post(ceiling::<C>))
+        .route("/v1/backend", post(backend::<C>))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -89,13 +91,13 @@ impl From<anyhow::Error> for Failure {
 }
 
 async fn not_found() -> Failure {
-    let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion and \
-                 /v1/ceiling";
+    let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, \
+                 /v1/ceiling and /v1/backend";
     Failure(StatusCode::NOT_FOUND, error.to_owned())
 }
 
 async fn not_allowed() -> Failure {
-    let error = "use GET; POST for /v1/ceiling";
+    let error = "use GET; POST for /v1/ceiling and /v1/backend";
     Failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
 }
 
@@ -174,6 +176,15 @@ async fn ceiling<C: Control>(
     Ok(Json(control.set_ceiling(order).await?))
 }
 
+async fn backend<C: Control>(
+    State(control): State<C>,
+    order: Result<Json<BackendOrder>, JsonRejection>,
+) -> Result<Json<BackendDone>, Failure> {
+    let Json(order) = order?;
+    the_backend(&*control.status().await?, &order.service, &order.backend)?;
+    Ok(Json(control.set_backend(order).await?))
+}
+
 fn the_backend<'a>(
     status: &'a Status,
     service: &str,
@@ -181,10 +192,8 @@ fn the_backend<'a>(
 ) -> Result<&'a BackendStatus, Failure> {
     known_service(status, Some(service))?;
     known_backend(status, Some(service), Some(backend))?;
-    let mut services = status.services.iter();
-    services
-        .find(|known| known.name == service)
-        .and_then(|service| service.backends.iter().find(|known| known.name == backend))
+    status
+        .backend(service, backend)
         .ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("no {service}/{backend}")))
 }
 

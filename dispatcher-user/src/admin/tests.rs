@@ -15,10 +15,10 @@ use tokio::time::timeout;
 
 use super::fake::{self, Fake};
 use super::{
-    AdminServer, CeilingOrder, Client, ClientError, FlowQuery, QueueQuery, flow_table, http,
-    queue_table, status_tables,
+    AdminServer, BackendAction, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
+    QueueQuery, flow_table, http, queue_table, status_tables,
 };
-use crate::status::{Status, TimesBySize};
+use crate::status::{BackendState, Status, TimesBySize};
 
 /// A directory of this test's own, removed at the end.
 struct Directory(PathBuf);
@@ -245,6 +245,24 @@ async fn wrong_requests_are_told_what_is_wrong() {
         assert_eq!(line.split(' ').nth(1), Some(status), "{request}");
         let told = body["error"].as_str().unwrap_or_default();
         assert!(told.contains(error), "{request}: {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_back_end_is_drained_disabled_and_resumed() {
+    let running = Running::start();
+    for (action, state) in [
+        (BackendAction::Drain, BackendState::Draining),
+        (BackendAction::Disable, BackendState::Disabled),
+        (BackendAction::Resume, BackendState::Up),
+    ] {
+        let order = BackendOrder {
+            service: "web".to_owned(),
+            backend: "web-1".to_owned(),
+            action,
+        };
+        let done = running.client().set_backend(&order).await.unwrap().value;
+        assert_eq!((done.state, done.connections), (state, 32));
     }
 }
 

@@ -186,6 +186,12 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         (flow.generation == id.generation).then(|| flow_view(id.index, flow))
     }
 
+    /// The flow at an index of the table.
+    #[must_use]
+    pub fn flow_at(&self, index: u32) -> Option<FlowView> {
+        self.flows.get(index).map(|flow| flow_view(index, flow))
+    }
+
     /// Flows in the table, those that linger included.
     #[must_use]
     pub const fn flow_count(&self) -> u32 {

@@ -143,13 +143,13 @@ impl Engine {
         }
     }
 
-    fn count_drop(&mut self, sent: Result<(), DropReason>) {
+    pub(super) fn count_drop(&mut self, sent: Result<(), DropReason>) {
         if let Err(reason) = sent {
             self.dropped[reason as usize] += 1;
         }
     }
 }
 
-fn is_known(way: &NextHop) -> bool {
+pub(super) fn is_known(way: &NextHop) -> bool {
     way.ifindex != 0 && way.ifindex != NextHop::HOST_STACK
 }

@@ -52,6 +52,8 @@ pub struct Adjustment {
     pub state: Option<BackendState>,
     /// How long its responses take.
     pub response_time: Option<Duration>,
+    /// Whether the connections that it has are to be reset.
+    pub reset: Option<bool>,
 }
 
 impl Adjustment {
@@ -63,6 +65,7 @@ impl Adjustment {
             ceiling: None,
             state: None,
             response_time: None,
+            reset: None,
         }
     }
 }

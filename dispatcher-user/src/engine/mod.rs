@@ -8,6 +8,7 @@ mod effects;
 mod handle;
 mod host_stack;
 mod report;
+mod resets;
 mod sockets;
 mod start;
 pub mod syn;
@@ -37,6 +38,7 @@ pub use start::{Running, Started, start};
 
 use handle::{Inbox, Message};
 use host_stack::HostStack;
+use resets::Resets;
 use sockets::Sockets;
 use syn::Syn;
 use waits::Waits;
@@ -97,6 +99,7 @@ struct Engine {
     events_lost: u64,
     /// Flows still to be compared with the map.
     to_reconcile: Vec<FlowId>,
+    resets: Resets,
     started: Time,
     attached: crate::datapath::AttachedMode,
     stopping: bool,
@@ -155,6 +158,8 @@ impl Engine {
         if self.reconcile(now) {
             self.carry_out(now);
         }
+        // 7. Connections that an operator wants reset.
+        busy |= self.reset_some(now);
         self.sockets.flush();
         self.tick(now);
         busy || !self.to_reconcile.is_empty()
@@ -266,6 +271,11 @@ impl Engine {
         }
         if let Some(state) = adjustment.state {
             self.admission.set_state(now, id, state);
+        }
+        match adjustment.reset {
+            Some(true) => self.resets.begin(id),
+            Some(false) => self.resets.cancel(id),
+            None => {}
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::adopt::Legacy;
 use super::handle::{self, Message, Names};
 use super::host_stack::HostStack;
+use super::resets::Resets;
 use super::sockets::Sockets;
 use super::waits::Waits;
 use super::{
@@ -177,6 +178,7 @@ async fn assemble(
         dropped: [0; DropReason::ALL.len()],
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
+        resets: Resets::default(),
         started: now,
         attached: AttachedMode::Native,
         stopping: false,

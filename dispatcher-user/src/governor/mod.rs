@@ -3,6 +3,7 @@
 //! tells what is to change. Everything else is told through a [`Desk`].
 
 mod record;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use crate::admin::{CeilingDone, CeilingOrder};
-use crate::admission::{BackendId, ServiceId, Time};
+use crate::admin::{BackendOrder, CeilingDone, CeilingOrder};
+use crate::admission::{BackendId, BackendState, ServiceId, Time};
 use crate::agent::{self, AgentError, AgentTarget};
 use crate::ceiling::AgentReport;
 use crate::config::{self, Config};
@@ -61,6 +62,7 @@ struct Governor {
 enum Ask {
     FillIn(Box<Status>, oneshot::Sender<Box<Status>>),
     Ceiling(CeilingOrder, oneshot::Sender<Result<CeilingDone>>),
+    Backend(BackendOrder, oneshot::Sender<Result<BackendState>>),
 }
 
 /// Talks to the governor; cheap to clone.
@@ -85,6 +87,15 @@ impl Desk {
     /// When there is no such back-end, or the daemon is stopping.
     pub async fn set_ceiling(&self, order: CeilingOrder) -> Result<CeilingDone> {
         self.ask(|answer| Ask::Ceiling(order, answer)).await?
+    }
+
+    /// Drains, resumes or disables a back-end. Returns its state from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such back-end, or the daemon is stopping.
+    pub async fn set_backend(&self, order: BackendOrder) -> Result<BackendState> {
+        self.ask(|answer| Ask::Backend(order, answer)).await?
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T> {
@@ -231,6 +242,10 @@ impl Governor {
                 let done = self.set_ceiling(order).await;
                 let _ = answer.send(done);
             }
+            Ask::Backend(order, answer) => {
+                let done = self.set_backend(order).await;
+                let _ = answer.send(done);
+            }
         }
         Ok(())
     }
@@ -258,28 +273,36 @@ impl Governor {
             backend,
             ceiling,
         } = order;
-        let mut services = self.services.iter_mut();
-        let of = services.find(|known| *known.name == *service);
-        let (of, at) = of
-            .and_then(|of| {
-                let at = of
-                    .backends
-                    .iter()
-                    .position(|known| known.name() == backend)?;
-                Some((of, at))
-            })
-            .with_context(|| format!("no back-end {service}/{backend}"))?;
-        let record = &mut of.backends[at];
+        let (policy, record) = self.find(&service, &backend)?;
         let adjustment = record.pin(clock::now(), &service, ceiling);
         let done = CeilingDone {
             ceiling: record.ceiling(),
             pinned: ceiling.is_some(),
-            policy: of.policy.to_owned(),
+            policy: policy.to_owned(),
             service,
             backend,
         };
         self.engine.adjust(vec![adjustment]).await?;
         Ok(done)
+    }
+
+    async fn set_backend(&mut self, order: BackendOrder) -> Result<BackendState> {
+        let (_, record) = self.find(&order.service, &order.backend)?;
+        let (adjustment, state) = record.order(clock::now(), &order.service, order.action);
+        self.engine.adjust(vec![adjustment]).await?;
+        Ok(state)
+    }
+
+    /// A back-end by its names, and the policy of its service.
+    fn find(&mut self, service: &str, backend: &str) -> Result<(&'static str, &mut Record)> {
+        let mut services = self.services.iter_mut();
+        let of = services.find(|known| *known.name == *service);
+        of.and_then(|of| {
+            let mut records = of.backends.iter_mut();
+            let record = records.find(|known| known.name() == backend)?;
+            Some((of.policy, record))
+        })
+        .with_context(|| format!("no back-end {service}/{backend}"))
     }
 
     /// An agent was asked.

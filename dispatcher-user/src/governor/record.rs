@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::admin::BackendAction;
 use crate::admission::{BackendId, BackendState, BackendWindow, ServiceWindow, Time};
 use crate::agent::AgentError;
 use crate::ceiling::{AgentReport, AgentState, Bounds, Change, Controller, Settings, Window};
@@ -14,13 +15,14 @@ use crate::status::{
 };
 use crate::telemetry::TIMES_BUCKETS;
 
+use super::standing::{Order, Standing};
+
 /// One back-end.
 pub(super) struct Record {
     id: BackendId,
     name: Arc<str>,
     controller: Controller,
-    /// What its agent said last of its state.
-    state: BackendState,
+    standing: Standing,
     /// Whether its agent gave a report when it was last asked; nothing before it was.
     heard: Option<bool>,
     /// What the program had counted at the last look.
@@ -54,7 +56,7 @@ impl Record {
             id,
             name: backend.name.as_str().into(),
             controller: Controller::new(settings, bounds, backend.ceiling.initial),
-            state: BackendState::Up,
+            standing: Standing::NEW,
             heard: None,
             reading,
             window: Measured::default(),
@@ -164,15 +166,14 @@ impl Record {
         if self.heard.replace(true) == Some(false) {
             tracing::info!(service, backend = &*self.name, "its agent reports again");
         }
-        let before = self.controller.ceiling();
-        let state = self.controller.report(&report).map(|state| match state {
+        let agent = self.controller.report(&report).map(|state| match state {
             AgentState::Up => BackendState::Up,
             AgentState::Drain => BackendState::Draining,
             AgentState::Down => BackendState::Down,
         });
-        let state = state.filter(|state| *state != self.state);
-        if let Some(state) = state {
-            self.state = state;
+        let mut standing = self.standing;
+        if let Some(state) = agent.filter(|state| *state != standing.agent) {
+            standing.agent = state;
             let message = report.message.as_deref().unwrap_or_default();
             tracing::info!(
                 service,
@@ -181,16 +182,49 @@ impl Record {
                 message,
                 "its agent says"
             );
-            if state == BackendState::Up {
-                self.controller.came_up();
-            }
+        }
+        Some(self.stand(now, service, standing))
+    }
+
+    /// An operator orders something. Returns what is to be done and the state that it comes to.
+    pub(super) fn order(
+        &mut self,
+        now: Time,
+        service: &str,
+        action: BackendAction,
+    ) -> (Adjustment, BackendState) {
+        let standing = Standing {
+            operator: match action {
+                BackendAction::Drain => Order::Drain,
+                BackendAction::Resume => Order::Serve,
+                BackendAction::Disable => Order::Disable,
+            },
+            ..self.standing
+        };
+        let adjustment = Adjustment {
+            reset: Some(action == BackendAction::Disable),
+            ..self.stand(now, service, standing)
+        };
+        let state = self.standing.state();
+        let action = action.label();
+        tracing::info!(service, backend = &*self.name, action, ?state, "ordered");
+        (adjustment, state)
+    }
+
+    /// Takes up what is said of it. A back-end that comes up by that starts slowly.
+    fn stand(&mut self, now: Time, service: &str, standing: Standing) -> Adjustment {
+        let before = self.controller.ceiling();
+        let was = std::mem::replace(&mut self.standing, standing).state();
+        let state = standing.state();
+        if state == BackendState::Up && was != state {
+            self.controller.came_up();
         }
         self.note_move(now, service, before);
-        Some(Adjustment {
+        Adjustment {
             ceiling: Some(self.controller.ceiling()),
-            state,
+            state: (state != was).then_some(state),
             ..Adjustment::of(self.id)
-        })
+        }
     }
 
     /// Tells of a move, if there was one.
