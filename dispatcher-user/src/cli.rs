@@ -30,7 +30,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage";
 /// What to do.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Run the daemon in the foreground; SIGTERM and SIGINT stop it
+    /// Run the daemon in the foreground; SIGTERM and SIGINT stop it, SIGHUP reloads
     #[command(after_help = "Example:\n  dispatcher run --config /etc/dispatcher/dispatcher.toml")]
     Run(RunArgs),
     /// Validate a configuration without touching anything
@@ -67,6 +67,9 @@ pub enum Command {
     /// Admit no more connections to a back-end, and reset those that it has
     #[command(after_help = "Example:\n  dispatcher disable web/web-1")]
     Disable(BackendArgs),
+    /// Read the configuration again; a wrong one changes nothing
+    #[command(after_help = "Example:\n  dispatcher check --config FILE && dispatcher reload")]
+    Reload(ReloadArgs),
     /// Detach the program and remove its pins; works without a daemon
     #[command(after_help = "Example:\n  dispatcher unload --config dispatcher.toml")]
     Unload(UnloadArgs),
@@ -215,6 +218,16 @@ pub struct BackendArgs {
     pub daemon: Daemon,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `reload`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "clap would show a doc comment as help")]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    pub daemon: Daemon,
+    #[command(flatten)]
     pub output: Output,
 }
 

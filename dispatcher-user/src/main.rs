@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use dispatcher_user::admin::{
-    BackendAction, BackendDone, BackendOrder, CeilingOrder, Client, FlowQuery, QueueQuery,
-    flow_table, queue_table, status_tables,
+    BackendAction, BackendDone, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
+    QueueQuery, flow_table, queue_table, status_tables,
 };
 use dispatcher_user::cli::{
     BackendPath, CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, DrainArgs, FlowsArgs, Pin,
-    QueueArgs, RunArgs, StatusArgs, SuggestArgs, UnloadArgs,
+    QueueArgs, ReloadArgs, RunArgs, StatusArgs, SuggestArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
 use dispatcher_user::{daemon, datapath, telemetry};
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             &args.daemon.socket,
             args.output.json,
         ),
+        Command::Reload(args) => reload(&args),
         Command::Unload(args) => unload(&args),
         Command::Completions(args) => completions(&args),
         Command::Man => man(),
@@ -84,7 +85,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(config))?;
+    runtime.block_on(daemon::run(args.config.clone(), config))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -272,10 +273,13 @@ async fn wait_until_drained(
     within: Option<Duration>,
 ) -> anyhow::Result<u64> {
     let mut progress = Progress::new(format!("{}/{}", path.service, path.backend));
+    // Its names may become another's while it drains; its addresses do not.
+    let mut place = None;
     let drained = async {
         loop {
             let status = client.status().await?.value;
-            let found = status.backend(&path.service, &path.backend);
+            let at = *place.get_or_insert_with(|| status.place(&path.service, &path.backend));
+            let found = at.and_then(|at| status.at(at));
             let left = found.map_or(0, |one| one.active + one.half_open);
             progress.show(left);
             if left == 0 {
@@ -330,6 +334,29 @@ impl Progress {
             eprintln!();
         }
     }
+}
+
+fn reload(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
+    let answer = match ask(Client::new(&args.daemon.socket).reload())? {
+        Err(ClientError::Refused { reason, .. }) => {
+            // Lines as a compiler prints them, as `check` does.
+            eprintln!("{reason}");
+            return Ok(ExitCode::FAILURE);
+        }
+        answered => answered?,
+    };
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let done = answer.value;
+    let notes = done.notes.iter().map(|note| format!("note: {note}\n"));
+    let changes = done.changes.iter().map(|change| format!("{change}\n"));
+    let told: String = changes.chain(notes).collect();
+    print(if told.is_empty() {
+        "nothing has changed\n"
+    } else {
+        &told
+    })
 }
 
 fn tell_truncated(truncated: bool, shown: usize) {

@@ -39,6 +39,20 @@ impl Status {
         let service = self.services.iter().find(|one| one.name == service)?;
         service.backends.iter().find(|one| one.name == backend)
     }
+
+    /// Addresses of a service and of its back-end, by their names.
+    #[must_use]
+    pub fn place(&self, service: &str, backend: &str) -> Option<(SocketAddr, SocketAddr)> {
+        let found = self.services.iter().find(|one| one.name == service)?;
+        Some((found.address, self.backend(service, backend)?.address))
+    }
+
+    /// A back-end by its service's address and its own.
+    #[must_use]
+    pub fn at(&self, (service, backend): (SocketAddr, SocketAddr)) -> Option<&BackendStatus> {
+        let service = self.services.iter().find(|one| one.address == service)?;
+        service.backends.iter().find(|one| one.address == backend)
+    }
 }
 
 /// A ceiling that several back-ends share besides their own.

@@ -17,6 +17,7 @@ pub mod client;
 pub mod nginx;
 pub mod sampler;
 pub mod scenario;
+pub mod churn;
 pub mod packet;
 pub mod program;
 pub mod floor;

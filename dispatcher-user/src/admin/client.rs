@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::{
     BackendDone, BackendOrder, CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery,
-    Suggestion, SuggestionQuery,
+    ReloadDone, Suggestion, SuggestionQuery,
 };
 
 /// How long an answer may take.
@@ -161,6 +161,14 @@ impl Client {
         order: &BackendOrder,
     ) -> Result<Answer<BackendDone>, ClientError> {
         self.post("/v1/backend", order).await
+    }
+
+    /// `POST /v1/reload`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn reload(&self) -> Result<Answer<ReloadDone>, ClientError> {
+        self.ask(Request::post("/v1/reload"), Bytes::new()).await
     }
 
     async fn post<T: DeserializeOwned>(

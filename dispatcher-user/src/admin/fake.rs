@@ -1,12 +1,14 @@
 //! A daemon for tests: one service with one back-end, 5 flows, 3 requests that wait.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{
     BackendAction, BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, FlowFilter,
-    QueueFilter,
+    QueueFilter, ReloadDone,
 };
+use crate::config::Config;
 use crate::status::{
     AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
     FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
@@ -75,6 +77,11 @@ impl Control for Fake {
             backend: order.backend,
             connections: 32,
         })
+    }
+
+    async fn reload(&self) -> anyhow::Result<ReloadDone> {
+        let wrong = Config::parse(Path::new("f.toml"), b"[dataplane]\nflow_capacity = 0\n");
+        wrong.map(|_| ReloadDone::default()).map_err(Into::into)
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{ConfigError, Problem};
 use crate::status::{BackendState, FlowRow, QueueRow, Status, SuggestedCeiling};
 
 pub use client::{Client, ClientError};
@@ -58,6 +59,19 @@ pub trait Control: Clone + Send + Sync + 'static {
         &self,
         order: BackendOrder,
     ) -> impl Future<Output = anyhow::Result<BackendDone>> + Send;
+
+    /// Reads the configuration again. An error that is a [`ConfigError`] says that it is wrong; any
+    /// other, that it cannot be done while the daemon runs. Nothing has changed then.
+    fn reload(&self) -> impl Future<Output = anyhow::Result<ReloadDone>> + Send;
+}
+
+/// The answer to `POST /v1/reload`: what has changed, a line each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReloadDone {
+    /// What is other than before.
+    pub changes: Vec<String>,
+    /// What is other in the file and makes no difference to what runs.
+    pub notes: Vec<String>,
 }
 
 /// The body of `POST /v1/backend`.
@@ -210,6 +224,30 @@ pub struct QueueQuery {
 pub struct ErrorBody {
     /// What is wrong, for people.
     pub error: String,
+    /// What is wrong in the configuration that was to be reloaded, by line and column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+impl From<String> for ErrorBody {
+    fn from(error: String) -> Self {
+        Self {
+            error,
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl From<&ConfigError> for ErrorBody {
+    fn from(error: &ConfigError) -> Self {
+        Self {
+            error: error.to_string(),
+            problems: match error {
+                ConfigError::Unreadable { .. } => Vec::new(),
+                ConfigError::Wrong { problems, .. } => problems.clone(),
+            },
+        }
+    }
 }
 
 impl fmt::Display for ErrorBody {

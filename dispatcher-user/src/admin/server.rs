@@ -16,6 +16,7 @@ use super::{
     FlowQuery, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion,
     SuggestionQuery, serve,
 };
+use crate::config::ConfigError;
 use crate::status::{BackendStatus, FlowList, QueueList, Status};
 
 /// Most bytes of a request's body; a longer one is answered 413.
@@ -58,6 +59,7 @@ fn router<C: Control>(control: C) -> Router {
         .route("/v1/suggestion", get(suggestion::<C>))
         .route("/v1/ceiling", post(ceiling::<C>))
         .route("/v1/backend", post(backend::<C>))
+        .route("/v1/reload", post(reload::<C>))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -68,7 +70,7 @@ struct Failure(StatusCode, String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+        (self.0, Json(ErrorBody::from(self.1))).into_response()
     }
 }
 
@@ -92,12 +94,12 @@ impl From<anyhow::Error> for Failure {
 
 async fn not_found() -> Failure {
     let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, \
-                 /v1/ceiling and /v1/backend";
+                 /v1/ceiling, /v1/backend and /v1/reload";
     Failure(StatusCode::NOT_FOUND, error.to_owned())
 }
 
 async fn not_allowed() -> Failure {
-    let error = "use GET; POST for /v1/ceiling and /v1/backend";
+    let error = "use GET; POST for /v1/ceiling, /v1/backend and /v1/reload";
     Failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
 }
 
@@ -183,6 +185,19 @@ async fn backend<C: Control>(
     let Json(order) = order?;
     the_backend(&*control.status().await?, &order.service, &order.backend)?;
     Ok(Json(control.set_backend(order).await?))
+}
+
+async fn reload<C: Control>(State(control): State<C>) -> Response {
+    match control.reload().await {
+        Ok(done) => Json(done).into_response(),
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(wrong) => {
+                let body = Json(ErrorBody::from(wrong));
+                (StatusCode::UNPROCESSABLE_ENTITY, body).into_response()
+            }
+            None => Failure(StatusCode::CONFLICT, format!("{error:#}")).into_response(),
+        },
+    }
 }
 
 fn the_backend<'a>(

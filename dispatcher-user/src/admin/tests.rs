@@ -228,7 +228,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (
             "GET /v2/status",
             "404",
-            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion and /v1/ceiling",
+            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, /v1/ceiling, /v1/backend ",
         ),
         (
             "GET /v1/suggestion?service=web&backend=w",
@@ -236,6 +236,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
             "no back-end \"w\"; there are web-1",
         ),
         ("GET /v1/ceiling", "405", "use GET; POST for /v1/ceiling"),
+        ("GET /v1/reload", "405", "and /v1/reload"),
         ("POST /v1/ceiling", "415", "Content-Type: application/json"),
         ("DELETE /v1/status", "405", "use GET"),
     ] {
@@ -264,6 +265,21 @@ async fn a_back_end_is_drained_disabled_and_resumed() {
         let done = running.client().set_backend(&order).await.unwrap().value;
         assert_eq!((done.state, done.connections), (state, 32));
     }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_told_by_line_and_column() {
+    let running = Running::start();
+    let request = "POST /v1/reload HTTP/1.1\r\nhost: d\r\ncontent-length: 0\r\n\r\n";
+    let (line, told) = running.ask(request).await;
+    assert_eq!(line.split(' ').nth(1), Some("422"), "{told}");
+    let places = told["problems"].as_array().unwrap().iter();
+    let places: Vec<_> = places
+        .map(|one| (one["line"].as_u64(), one["column"].as_u64()))
+        .collect();
+    assert!(places.contains(&(Some(2), Some(17))), "{told}");
+    let error = running.client().reload().await.unwrap_err();
+    assert!(error.to_string().contains("f.toml:2:17: "), "{error}");
 }
 
 #[tokio::test]

@@ -60,6 +60,8 @@ pub struct BackendView {
     pub ended: u64,
     /// Connections that are over and never were established.
     pub failed: u64,
+    /// Flows in the table, those that linger included: it is not gone before they are.
+    pub flows: u32,
     /// Removed; its flows go on.
     pub leaving: bool,
 }
@@ -242,6 +244,7 @@ fn backend_view(id: BackendId, backend: &Backend) -> BackendView {
         admitted: backend.counters.admitted,
         ended: backend.counters.ended,
         failed: backend.counters.failed,
+        flows: backend.flows,
         leaving: backend.leaving,
     }
 }

@@ -217,6 +217,17 @@ impl Controller {
         self.settings = settings.clone();
     }
 
+    /// Another ceiling to start with: one that its policy never moves goes there, as nothing else
+    /// takes it there. Returns the ceiling from now on.
+    pub fn set_initial(&mut self, initial: u32) -> u32 {
+        self.initial = initial;
+        if self.settings.policy == Policy::Fixed {
+            self.target = self.bounds.clamp(initial);
+            self.put_in_force(&Reason::Fixed);
+        }
+        self.ceiling
+    }
+
     /// Other bounds. Returns the ceiling from now on.
     pub fn set_bounds(&mut self, bounds: Bounds) -> u32 {
         self.bounds = bounds.sane();

@@ -30,8 +30,8 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.since(self.started).as_secs_f64(),
             attach_mode: match self.attached {
-                AttachedMode::Native => AttachMode::Native,
-                AttachedMode::Generic => AttachMode::Generic,
+                Some(AttachedMode::Native) | None => AttachMode::Native,
+                Some(AttachedMode::Generic) => AttachMode::Generic,
             },
             flows: FlowTableStatus {
                 used: u64::from(self.admission.flow_count()),

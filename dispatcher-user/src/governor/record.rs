@@ -1,14 +1,19 @@
 //! What is known of one back-end: what was measured, what its ceiling is, and why.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+use anyhow::{Result, ensure};
 
 use crate::admin::BackendAction;
 use crate::admission::{BackendId, BackendState, BackendWindow, ServiceWindow, Time};
 use crate::agent::AgentError;
-use crate::ceiling::{AgentReport, AgentState, Bounds, Change, Controller, Settings, Window};
+use crate::ceiling::{
+    AgentReport, AgentState, Bounds, Change, Controller, Policy, Settings, Window,
+};
 use crate::config;
-use crate::engine::Adjustment;
+use crate::engine::{Adjustment, Enrolled};
 use crate::measure::{Distribution, Measured, Reading, Recent};
 use crate::status::{
     BackendStatus, CeilingMove, Rate, SuggestedCeiling, TimesBySize, TimesMs, Totals,
@@ -21,6 +26,9 @@ use super::standing::{Order, Standing};
 pub(super) struct Record {
     id: BackendId,
     name: Arc<str>,
+    address: SocketAddr,
+    /// It is configured no more; its flows go on.
+    leaving: bool,
     controller: Controller,
     standing: Standing,
     /// Whether its agent gave a report when it was last asked; nothing before it was.
@@ -48,14 +56,12 @@ impl Record {
         settings: &Settings,
         reading: Reading,
     ) -> Self {
-        let bounds = Bounds {
-            min: backend.ceiling.min,
-            max: backend.ceiling.max,
-        };
         Self {
             id,
             name: backend.name.as_str().into(),
-            controller: Controller::new(settings, bounds, backend.ceiling.initial),
+            address: backend.address,
+            leaving: false,
+            controller: controller(backend, settings),
             standing: Standing::NEW,
             heard: None,
             reading,
@@ -67,6 +73,54 @@ impl Record {
             moved: None,
             moves: BTreeMap::new(),
         }
+    }
+
+    /// It came while others serve: it starts slowly.
+    pub(super) fn come(&mut self) {
+        self.controller.came_up();
+    }
+
+    /// It was removed.
+    pub(super) fn leave(&mut self, enrolled: &Enrolled<BackendId>) {
+        self.name = Arc::clone(&enrolled.name);
+        self.leaving = true;
+    }
+
+    /// It was removed, and comes back: as a new one, but for what was measured.
+    pub(super) fn renew(&mut self, backend: &config::Backend, settings: &Settings) {
+        self.name = backend.name.as_str().into();
+        self.leaving = false;
+        self.standing = Standing::NEW;
+        self.heard = None;
+        self.controller = controller(backend, settings);
+        self.come();
+    }
+
+    /// Makes it what is configured of it. Its ceiling stays, pinned or not, as far as its bounds
+    /// allow; what an operator said of it stays; what its agent said stays while it is asked.
+    pub(super) fn update(
+        &mut self,
+        now: Time,
+        service: &str,
+        backend: &config::Backend,
+        settings: &Settings,
+    ) -> Adjustment {
+        self.name = backend.name.as_str().into();
+        let before = self.controller.ceiling();
+        let mut standing = self.standing;
+        if !matches!(settings.policy, Policy::Agent(_)) {
+            standing.agent = BackendState::Up;
+            self.heard = None;
+        }
+        self.controller.set_settings(settings);
+        self.controller.set_bounds(bounds(backend));
+        self.controller.set_initial(backend.ceiling.initial);
+        self.note_move(now, service, before);
+        self.stand(now, service, standing)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn id(&self) -> BackendId {
@@ -151,7 +205,7 @@ impl Record {
         &mut self,
         now: Time,
         service: &str,
-        answer: Result<AgentReport, AgentError>,
+        answer: std::result::Result<AgentReport, AgentError>,
     ) -> Option<Adjustment> {
         let report = match answer {
             Ok(report) => report,
@@ -192,7 +246,13 @@ impl Record {
         now: Time,
         service: &str,
         action: BackendAction,
-    ) -> (Adjustment, BackendState) {
+    ) -> Result<(Adjustment, BackendState)> {
+        let resumes = action == BackendAction::Resume;
+        ensure!(
+            !(self.leaving && resumes),
+            "{service}/{} is configured no more; it comes back with a configuration that has it",
+            self.name
+        );
         let standing = Standing {
             operator: match action {
                 BackendAction::Drain => Order::Drain,
@@ -205,10 +265,13 @@ impl Record {
             reset: Some(action == BackendAction::Disable),
             ..self.stand(now, service, standing)
         };
-        let state = self.standing.state();
+        let state = match self.standing.state() {
+            _ if self.leaving => BackendState::Draining,
+            state => state,
+        };
         let action = action.label();
         tracing::info!(service, backend = &*self.name, action, ?state, "ordered");
-        (adjustment, state)
+        Ok((adjustment, state))
     }
 
     /// Takes up what is said of it. A back-end that comes up by that starts slowly.
@@ -285,6 +348,17 @@ impl Record {
             bytes_out: counters.bytes_out,
         };
     }
+}
+
+fn bounds(backend: &config::Backend) -> Bounds {
+    Bounds {
+        min: backend.ceiling.min,
+        max: backend.ceiling.max,
+    }
+}
+
+fn controller(backend: &config::Backend, settings: &Settings) -> Controller {
+    Controller::new(settings, bounds(backend), backend.ceiling.initial)
 }
 
 fn times_ms(times: &Distribution) -> TimesMs {
