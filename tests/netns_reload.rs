@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT, Service};
+use dispatcher_tests::config::{BACKEND_PORT, Backend, Config, SERVICE_PORT, Service};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
@@ -337,6 +337,56 @@ fn changes_of_every_kind_are_in_force_at_once() {
     assert_eq!(daemon.reload(&config).unwrap(), "nothing has changed\n");
     drop(held);
     assert_settles(&daemon);
+}
+
+/// As many as a service may have, and others in their place at once: old and new together would be
+/// too many.
+#[test]
+fn all_groups_of_a_service_may_be_replaced_in_one_reload() {
+    const OLD: [&str; 8] = ["a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8"];
+    const NEW: [&str; 8] = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"];
+    let lab = lab(1);
+    let _servers = on_all(&lab, || server::echo);
+    let mut config = Config::new(&lab, Family::V4, 4);
+    let first = config.web().backends[0].clone();
+    // Two in each group; nobody is at the addresses of all but the first.
+    config.web().backends = (0..16)
+        .map(|i| Backend {
+            name: format!("web-{i}"),
+            address: match i {
+                0 => first.address,
+                i => SocketAddr::new([10, 0, 0, 100 + i].into(), BACKEND_PORT),
+            },
+            ..first.clone()
+        })
+        .collect();
+    config.web().balance = "source-hash";
+    let assign = |config: &mut Config, names: [&'static str; 8]| {
+        for (i, backend) in config.web().backends.iter_mut().enumerate() {
+            backend.group = Some(names[i / 2]);
+        }
+        let group = |name: &str| format!("[[group]]\nname = {name:?}\nceiling = 4\n");
+        config.extra = names.map(group).concat();
+    };
+    assign(&mut config, OLD);
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    for names in [NEW, OLD, NEW] {
+        assign(&mut config, names);
+        daemon.reload(&config).unwrap();
+        let groups = told(&daemon, "/groups");
+        let groups: Vec<_> = groups.as_array().unwrap().iter().collect();
+        assert_eq!(groups.len(), 8);
+        for (i, backend) in told(&daemon, "/services/0/backends")
+            .as_array()
+            .unwrap()
+            .iter()
+            .enumerate()
+        {
+            assert_eq!(backend["group"], names[i / 2]);
+            assert_eq!(groups[i / 2]["name"], names[i / 2]);
+        }
+    }
+    assert!(!daemon.log().contains("not in force"), "{}", daemon.log());
 }
 
 #[test]

@@ -70,8 +70,8 @@ fn download(service: SocketAddr, tenths: u8) -> io::Result<u64> {
     digest_of(&mut stream)
 }
 
-/// Reloads for `time`, each time with other back-ends, in another order and of other weights; panics
-/// when a client sees an error, a download is not what it should be, or the counts are not true in
+/// Reloads for `time`, each time with other back-ends, in another order and of other weights;
+/// panics when a client sees an error, a download is not what it should be, or the counts are not true in
 /// the end.
 pub fn reload_under_load(time: Duration) {
     let topology = Topology {
@@ -188,7 +188,7 @@ fn some_of(all: &[Backend], round: u32) -> Vec<Backend> {
             ..backend.clone()
         })
         .collect();
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         some.reverse();
     }
     some

@@ -126,7 +126,7 @@ impl Changes {
                     .changes
                     .push(format!("{place}: added, ceiling {ceiling}")),
                 Some(from) => {
-                    self.compare(&format!("{place}: ceiling"), &from.to_string(), &ceiling)
+                    self.compare(&format!("{place}: ceiling"), &from.to_string(), &ceiling);
                 }
             }
         }
