@@ -543,7 +543,9 @@ fn a_back_end_that_goes_takes_its_times_along() {
     })
     .unwrap();
     let meters = datapath.meters().unwrap();
-    datapath.set_measured(&[1, 2]).unwrap();
+    for backend in [1, 2] {
+        datapath.measure(backend).unwrap();
+    }
     let pinned = MapData::from_pin(pin_path.join(TIMES.name)).unwrap();
     let mut times: PerCpuHashMap<_, u32, Histogram> =
         Map::PerCpuHashMap(pinned).try_into().unwrap();
@@ -558,7 +560,10 @@ fn a_back_end_that_goes_takes_its_times_along() {
     }
     let before = [1, 2].map(|backend| meters.read(backend));
 
-    datapath.set_measured(&[2, 4095]).unwrap();
+    datapath.measure_no_more(1);
+    for backend in [2, 4095] {
+        datapath.measure(backend).unwrap();
+    }
     let mut keys: Vec<_> = times.keys().map(Result::unwrap).collect();
     keys.sort_unstable();
     assert_eq!(keys, [4, 5, 8190, 8191]);
@@ -569,7 +574,9 @@ fn a_back_end_that_goes_takes_its_times_along() {
         assert_eq!(measured.count(), processors as u64, "one of each processor");
         assert_eq!(measured.max(), Duration::from_nanos(value * UNIT_NANOS));
     }
-    datapath.set_measured(&[1, 4095]).unwrap();
+    datapath.measure(1).unwrap();
+    datapath.measure_only(&[1, 4095]);
+    assert_eq!(times.keys().count(), 4);
     assert_eq!(
         meters.read(1),
         Reading::default(),

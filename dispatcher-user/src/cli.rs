@@ -30,7 +30,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage";
 /// What to do.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Run the daemon in the foreground; SIGTERM and SIGINT stop it
+    /// Run the daemon in the foreground; SIGTERM and SIGINT stop it, SIGHUP reloads
     #[command(after_help = "Example:\n  dispatcher run --config /etc/dispatcher/dispatcher.toml")]
     Run(RunArgs),
     /// Validate a configuration and see whether this machine is fit for it; changes nothing
@@ -63,6 +63,19 @@ pub enum Command {
     #[command(after_help = "Examples:\n  dispatcher suggest web/web-1\n  \
         dispatcher suggest web/web-1 --json | jq .suggested.ceiling")]
     Suggest(SuggestArgs),
+    /// Admit no more connections to a back-end; those that it has go on
+    #[command(after_help = "Examples:\n  dispatcher drain web/web-1\n  \
+        dispatcher drain web/web-1 --wait --timeout 5m")]
+    Drain(DrainArgs),
+    /// Admit connections to a back-end again
+    #[command(after_help = "Example:\n  dispatcher resume web/web-1")]
+    Resume(BackendArgs),
+    /// Admit no more connections to a back-end, and reset those that it has
+    #[command(after_help = "Example:\n  dispatcher disable web/web-1")]
+    Disable(BackendArgs),
+    /// Read the configuration again; a wrong one changes nothing
+    #[command(after_help = "Example:\n  dispatcher check --config FILE && dispatcher reload")]
+    Reload(ReloadArgs),
     /// Detach the program and remove its pins; works without a daemon
     #[command(after_help = "Example:\n  dispatcher unload --config dispatcher.toml")]
     Unload(UnloadArgs),
@@ -209,6 +222,51 @@ pub struct SuggestArgs {
     pub output: Output,
 }
 
+/// `drain`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct DrainArgs {
+    /// The back-end, with its service
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendPath,
+    /// Return when its last connection has ended
+    #[arg(long, env = "DISPATCHER_WAIT")]
+    pub wait: bool,
+    /// Give up waiting after this time, such as 5m [default: wait on]
+    #[arg(long, value_name = "TIME", env = "DISPATCHER_TIMEOUT", requires = "wait",
+        value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `resume` and `disable`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct BackendArgs {
+    /// The back-end, with its service
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendPath,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show a doc comment as help")]
+    pub output: Output,
+}
+
+/// `reload`
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "clap would show a doc comment as help")]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    pub daemon: Daemon,
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// A back-end as it is typed: `web/web-1`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendPath {
@@ -346,6 +404,16 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_may_be_waited_for_and_the_wait_has_a_unit() {
+        let typed = "dispatcher drain web/web-1 --wait --timeout 5m";
+        let Command::Drain(args) = Cli::parse_from(typed.split_whitespace()).command else {
+            panic!("not read as drain");
+        };
+        assert!(args.wait);
+        assert_eq!(args.timeout, Some(Duration::from_secs(300)));
+    }
+
+    #[test]
     fn wrong_usage_is_told_apart() {
         for (typed, kind) in [
             ("dispatcher run", ErrorKind::MissingRequiredArgument),
@@ -358,6 +426,15 @@ mod tests {
             ("dispatcher suggest web/", ErrorKind::ValueValidation),
             ("dispatcher top --interval 1", ErrorKind::ValueValidation),
             ("dispatcher top --interval 10ms", ErrorKind::ValueValidation),
+            ("dispatcher drain web", ErrorKind::ValueValidation),
+            (
+                "dispatcher drain web/a --timeout 5m",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "dispatcher drain web/a --wait --timeout soon",
+                ErrorKind::ValueValidation,
+            ),
             (
                 "dispatcher run --config f --log-format xml",
                 ErrorKind::InvalidValue,

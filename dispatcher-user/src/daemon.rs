@@ -1,29 +1,36 @@
 //! The daemon: puts its parts together, waits for the signal to stop, and takes them apart.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{AdminServer, CeilingDone, CeilingOrder, Control, FlowFilter, QueueFilter};
+use crate::admin::{
+    AdminServer, BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, FlowFilter,
+    QueueFilter, ReloadDone,
+};
 use crate::config::{Config, OnExit};
 use crate::datapath;
 use crate::engine::{self, Handle, Started};
 use crate::governor::{self, Desk};
 use crate::history::History;
 use crate::network::NetworkView;
+use crate::reload::Reloader;
 use crate::status::{FlowRow, QueueRow, Status};
 use crate::telemetry::{MetricsServer, Telemetry};
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT with the configuration that was read from `file`; SIGHUP
+/// has it read again.
 ///
 /// # Errors
 ///
 /// When it cannot start; nothing is attached then that was not before.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     // The socket of a daemon that runs already is found here, before anything is touched.
     let admin = AdminServer::bind(&config.admin.socket)?;
     let metrics = match &config.metrics {
@@ -39,11 +46,18 @@ pub async fn run(config: Config) -> Result<()> {
         meters,
     } = engine::start(&config, &telemetry).await?;
     tokio::spawn(follow(views, handle.clone()));
-    let governor = governor::start(&config, &running.services, meters, handle.clone());
+    let governor = governor::start(&config, &running.roster, meters, handle.clone()).await;
+    let (interfaces, services, backends) = (
+        config.dataplane.interfaces.join(","),
+        config.services.len(),
+        config.backends_len(),
+    );
+    let reloader = Arc::new(Reloader::new(file, config, governor.clone(), network));
     let front = Front {
         engine: handle.clone(),
         governor,
         history: History::default(),
+        reloader: Arc::clone(&reloader),
     };
     tokio::spawn(front.history.clone().keep(front.clone()));
     let served = tokio::spawn(admin.serve(front.clone()));
@@ -54,25 +68,31 @@ pub async fn run(config: Config) -> Result<()> {
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
-        interfaces = config.dataplane.interfaces.join(","),
+        interfaces,
         mode = running.attached.label(),
-        services = config.services.len(),
-        backends = config.backends_len(),
+        services,
+        backends,
         "ready"
     );
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        // A daemon that admits nobody must not look alive.
-        _ = &mut running.ended => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            // A daemon that admits nobody must not look alive.
+            _ = &mut running.ended => break,
+            Some(()) = hangup.recv() => {
+                // What came of it is logged.
+                tokio::spawn(Arc::clone(&reloader).reload());
+            }
+        }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let flows = running.stop(&handle).await?;
-    network.stop().await;
     // Dropping the server removes its socket's file.
     served.abort();
     let _ = served.await;
+    let config = reloader.stop().await;
     leave(&config, flows)
 }
 
@@ -105,6 +125,7 @@ struct Front {
     engine: Handle,
     governor: Desk,
     history: History,
+    reloader: Arc<Reloader>,
 }
 
 impl Control for Front {
@@ -127,5 +148,24 @@ impl Control for Front {
 
     fn history(&self) -> &History {
         &self.history
+    }
+
+    async fn set_backend(&self, order: BackendOrder) -> Result<BackendDone> {
+        let BackendOrder {
+            service, backend, ..
+        } = order.clone();
+        let status = self.engine.status().await?;
+        let state = self.governor.set_backend(order).await?;
+        let found = status.backend(&service, &backend);
+        Ok(BackendDone {
+            state: state.into(),
+            connections: found.map_or(0, |one| one.active + one.half_open),
+            service,
+            backend,
+        })
+    }
+
+    async fn reload(&self) -> Result<ReloadDone> {
+        Arc::clone(&self.reloader).reload().await
     }
 }

@@ -16,6 +16,7 @@ pub mod governor;
 pub mod daemon;
 
 pub mod config;
+pub mod reload;
 pub mod status;
 pub mod history;
 pub mod telemetry;

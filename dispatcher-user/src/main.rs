@@ -3,15 +3,17 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use dispatcher_user::admin::{
-    CeilingOrder, Client, FlowQuery, QueueQuery, flow_table, queue_table, status_tables,
+    BackendAction, BackendDone, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
+    QueueQuery, flow_table, queue_table, status_tables,
 };
 use dispatcher_user::cli::{
-    CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, FlowsArgs, Pin, QueueArgs, RunArgs,
-    StatusArgs, SuggestArgs, TopArgs, UnloadArgs,
+    BackendPath, CeilingArgs, CheckArgs, Cli, Command, CompletionsArgs, DrainArgs, FlowsArgs, Pin,
+    QueueArgs, ReloadArgs, RunArgs, StatusArgs, SuggestArgs, TopArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
 use dispatcher_user::{daemon, datapath, preflight, telemetry, top};
@@ -28,6 +30,20 @@ fn main() -> ExitCode {
         Command::Queue(args) => queue(&args),
         Command::Ceiling(args) => ceiling(&args),
         Command::Suggest(args) => suggest(&args),
+        Command::Drain(args) => drain(&args),
+        Command::Resume(args) => order(
+            &args.backend,
+            BackendAction::Resume,
+            &args.daemon.socket,
+            args.output.json,
+        ),
+        Command::Disable(args) => order(
+            &args.backend,
+            BackendAction::Disable,
+            &args.daemon.socket,
+            args.output.json,
+        ),
+        Command::Reload(args) => reload(&args),
         Command::Unload(args) => unload(&args),
         Command::Completions(args) => completions(&args),
         Command::Man => man(),
@@ -70,7 +86,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(config))?;
+    runtime.block_on(daemon::run(args.config.clone(), config))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,8 +119,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let mut text = format!(
             "{}: ok: {}, {}\n",
             args.config.display(),
-            counted(services, "service"),
-            counted(backends, "back-end")
+            counted(services as u64, "service"),
+            counted(backends as u64, "back-end")
         );
         if let Some(findings) = findings {
             let colour = is_coloured();
@@ -127,7 +143,7 @@ fn is_coloured() -> bool {
     std::io::stdout().is_terminal() && set("NO_COLOR").is_none() && !dumb
 }
 
-fn counted(count: usize, what: &str) -> String {
+fn counted(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }
@@ -221,6 +237,156 @@ fn suggest(args: &SuggestArgs) -> anyhow::Result<ExitCode> {
             "{place}: too little was measured yet; it takes windows with traffic at two \
              ceilings or more\n"
         ),
+    })
+}
+
+/// Gives the order, and prints what it came to.
+fn order(
+    path: &BackendPath,
+    action: BackendAction,
+    socket: &Path,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let order = BackendOrder {
+        service: path.service.clone(),
+        backend: path.backend.clone(),
+        action,
+    };
+    let answer = ask(Client::new(socket).set_backend(&order))??;
+    if json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let BackendDone {
+        service,
+        backend,
+        state,
+        connections,
+    } = answer.value;
+    let had = match (action, connections) {
+        (BackendAction::Resume, _) | (_, 0) => String::new(),
+        (BackendAction::Drain, left) => format!(", {} left", counted(left, "connection")),
+        (BackendAction::Disable, had) => format!(", {} reset", counted(had, "connection")),
+    };
+    print(&format!("{service}/{backend}: {}{had}\n", state.label()))
+}
+
+fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let socket = &args.daemon.socket;
+    let code = order(
+        &args.backend,
+        BackendAction::Drain,
+        socket,
+        args.output.json,
+    )?;
+    if !args.wait {
+        return Ok(code);
+    }
+    let path = &args.backend;
+    let place = format!("{}/{}", path.service, path.backend);
+    let client = Client::new(socket);
+    let left = ask(wait_until_drained(&client, path, args.timeout))??;
+    anyhow::ensure!(
+        left == 0,
+        "{place} still has {}; `dispatcher disable {place}` resets them",
+        counted(left, "connection")
+    );
+    Ok(code)
+}
+
+/// How often it is looked whether a back-end has connections left.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits until a back-end has no connection left, or is not there any more, and shows on stderr how
+/// many are left. Returns how many are when the time is over.
+async fn wait_until_drained(
+    client: &Client,
+    path: &BackendPath,
+    within: Option<Duration>,
+) -> anyhow::Result<u64> {
+    let mut progress = Progress::new(format!("{}/{}", path.service, path.backend));
+    // Its names may become another's while it drains; its addresses do not.
+    let mut place = None;
+    let drained = async {
+        loop {
+            let status = client.status().await?.value;
+            let at = *place.get_or_insert_with(|| status.place(&path.service, &path.backend));
+            let found = at.and_then(|at| status.at(at));
+            let left = found.map_or(0, |one| one.active + one.half_open);
+            progress.show(left);
+            if left == 0 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // One that was never shown counts as one that has not ended.
+    match within {
+        None => drained.await?,
+        Some(within) => tokio::time::timeout(within, drained)
+            .await
+            .unwrap_or(Ok(()))?,
+    }
+    progress.end();
+    Ok(progress.shown.unwrap_or(1))
+}
+
+/// What is shown while a back-end drains: on a terminal one line that changes, else a line for each
+/// change.
+struct Progress {
+    place: String,
+    shown: Option<u64>,
+    live: bool,
+}
+
+impl Progress {
+    fn new(place: String) -> Self {
+        Self {
+            place,
+            shown: None,
+            live: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&mut self, left: u64) {
+        if self.shown.replace(left) == Some(left) {
+            return;
+        }
+        let line = format!("{}: {} left", self.place, counted(left, "connection"));
+        if self.live {
+            // To the line's start, and what is longer there is erased.
+            eprint!("\r{line}\x1b[K");
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn end(&self) {
+        if self.live {
+            eprintln!();
+        }
+    }
+}
+
+fn reload(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
+    let answer = match ask(Client::new(&args.daemon.socket).reload())? {
+        Err(ClientError::Refused { reason, .. }) => {
+            // Lines as a compiler prints them, as `check` does.
+            eprintln!("{reason}");
+            return Ok(ExitCode::FAILURE);
+        }
+        answered => answered?,
+    };
+    if args.output.json {
+        return print(&format!("{}\n", answer.json));
+    }
+    let done = answer.value;
+    let notes = done.notes.iter().map(|note| format!("note: {note}\n"));
+    let changes = done.changes.iter().map(|change| format!("{change}\n"));
+    let told: String = changes.chain(notes).collect();
+    print(if told.is_empty() {
+        "nothing has changed\n"
+    } else {
+        &told
     })
 }
 

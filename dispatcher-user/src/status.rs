@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission;
+
 /// The whole picture at one moment: `GET /v1/status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -28,6 +30,29 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
+}
+
+impl Status {
+    /// A back-end by its names.
+    #[must_use]
+    pub fn backend(&self, service: &str, backend: &str) -> Option<&BackendStatus> {
+        let service = self.services.iter().find(|one| one.name == service)?;
+        service.backends.iter().find(|one| one.name == backend)
+    }
+
+    /// Addresses of a service and of its back-end, by their names.
+    #[must_use]
+    pub fn place(&self, service: &str, backend: &str) -> Option<(SocketAddr, SocketAddr)> {
+        let found = self.services.iter().find(|one| one.name == service)?;
+        Some((found.address, self.backend(service, backend)?.address))
+    }
+
+    /// A back-end by its service's address and its own.
+    #[must_use]
+    pub fn at(&self, (service, backend): (SocketAddr, SocketAddr)) -> Option<&BackendStatus> {
+        let service = self.services.iter().find(|one| one.address == service)?;
+        service.backends.iter().find(|one| one.address == backend)
+    }
 }
 
 /// A ceiling that several back-ends share besides their own.
@@ -167,6 +192,17 @@ impl BackendState {
             Self::Down => "down",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl From<admission::BackendState> for BackendState {
+    fn from(state: admission::BackendState) -> Self {
+        match state {
+            admission::BackendState::Up => Self::Up,
+            admission::BackendState::Down => Self::Down,
+            admission::BackendState::Draining => Self::Draining,
+            admission::BackendState::Disabled => Self::Disabled,
         }
     }
 }

@@ -220,7 +220,11 @@ impl Telemetry {
         let scrape = Scrape::new();
         scrape.set_all(status);
         let mut text = scrape.0.handle().render();
-        text.push_str(&self.handle.render());
+        let waits = self.handle.render();
+        for line in waits.lines().filter(|line| is_told(line, status)) {
+            text.push_str(line);
+            text.push('\n');
+        }
         write_times(&mut text, &RESPONSE, status, |backend| {
             &backend.response_sizes
         });
@@ -229,6 +233,13 @@ impl Telemetry {
         });
         text
     }
+}
+
+/// Whether a line of the recorder is of a service that there is: it never forgets one.
+fn is_told(line: &str, status: &Status) -> bool {
+    let label = line.split_once("service=\"");
+    let name = label.and_then(|(_, rest)| rest.split_once('"'));
+    name.is_none_or(|(name, _)| status.services.iter().any(|one| one.name == name))
 }
 
 /// Writes a histogram that was counted by the program, which the recorder has no way to take up.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dispatcher_user::admission::BackendId;
-use dispatcher_user::agent::{self, AgentError, AgentTarget, BODY_BYTES_MAX, Fault};
+use dispatcher_user::agent::{AgentError, AgentTarget, Agents, BODY_BYTES_MAX, Fault};
 use dispatcher_user::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
 use dispatcher_user::config::{Agent, AgentKind, Config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,11 +81,10 @@ async fn read_to(stream: &mut TcpStream, ending: &str) -> String {
 /// The first answer of an agent.
 async fn first(target: AgentTarget) -> Result<AgentReport, AgentError> {
     let (sender, mut answers) = mpsc::channel(1);
-    let running = tokio::spawn(agent::run(vec![target], sender));
+    let mut agents = Agents::new(sender);
+    assert_eq!(agents.set(vec![target]).await, []);
     let (backend, answer) = answers.recv().await.unwrap();
     assert_eq!(backend, BackendId(7));
-    drop(answers);
-    running.await.unwrap();
     answer
 }
 
@@ -399,7 +398,8 @@ async fn each_agent_is_asked_once_an_interval_and_all_at_their_own_time() {
     });
     let (sender, mut answers) = mpsc::channel(1);
     let asked = Instant::now();
-    let running = tokio::spawn(agent::run(targets.collect(), sender));
+    let mut agents = Agents::new(sender);
+    agents.set(targets.collect()).await;
     for round in 0..3 {
         for i in 0..4 {
             let (backend, answer) = answers.recv().await.unwrap();
@@ -412,7 +412,38 @@ async fn each_agent_is_asked_once_an_interval_and_all_at_their_own_time() {
             assert_eq!(asked.elapsed().as_secs(), seconds);
         }
     }
-    // Whoever no longer listens has no more questions asked.
-    drop(answers);
-    running.await.unwrap();
+    // Whoever is not there any more has no more questions asked.
+    drop(agents);
+    assert!(answers.recv().await.is_none());
+}
+
+/// As at every reload: who stays is asked in turn, who goes no more, whoever comes from then on.
+#[tokio::test(start_paused = true)]
+async fn others_may_be_asked_from_now_on() {
+    let address = listen(async |stream| {
+        sleep(AMPLE).await;
+        drop(stream);
+    });
+    let address = address.await;
+    let of = |i: u32| AgentTarget {
+        backend: BackendId(i),
+        ..target(address, tcp(""), Duration::from_secs(2))
+    };
+    let (sender, mut answers) = mpsc::channel(8);
+    let mut agents = Agents::new(sender);
+    agents.set(vec![of(0), of(1)]).await;
+    let asked = Instant::now();
+    assert_eq!(answers.recv().await.unwrap().0, BackendId(0));
+    assert_eq!(agents.set(vec![of(0), of(2)]).await, [BackendId(1)]);
+    let mut heard = Vec::new();
+    while asked.elapsed() < Duration::from_secs(9) {
+        heard.push(answers.recv().await.unwrap().0);
+    }
+    assert!(!heard.contains(&BackendId(1)));
+    assert!(heard.contains(&BackendId(0)) && heard.contains(&BackendId(2)));
+    let renamed = AgentTarget {
+        name: "web/new".into(),
+        ..of(0)
+    };
+    assert_eq!(agents.set(vec![renamed, of(2)]).await, [BackendId(0)]);
 }

@@ -196,14 +196,19 @@ impl<'lab> Daemon<'lab> {
         fs::read_to_string(&self.files.log).unwrap_or_default()
     }
 
-    /// Runs a command that talks to it: `["drain", "web/web-1"]`. Returns what that printed.
-    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs a command that talks to it, whatever comes of it.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(binary()?);
         command
             .args(arguments)
             .arg("--socket")
             .arg(&self.files.socket);
-        let output = command.stdin(Stdio::null()).output()?;
+        Ok(command.stdin(Stdio::null()).output()?)
+    }
+
+    /// Runs a command that talks to it: `["drain", "web/web-1"]`. Returns what that printed.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.run(arguments)?;
         ensure!(
             output.status.success(),
             "dispatcher {} ended with {}: {}",
@@ -217,6 +222,12 @@ impl<'lab> Daemon<'lab> {
     fn ask_json(&self, command: &str) -> Result<Value> {
         let text = self.ask(&[command, "--json"])?;
         serde_json::from_str(&text).with_context(|| format!("{command} --json printed {text}"))
+    }
+
+    /// Replaces the configuration and has it read; returns what `dispatcher reload` printed.
+    pub fn reload(&self, config: &Config) -> Result<String> {
+        self.files.rewrite(config)?;
+        self.ask(&["reload"])
     }
 
     /// `dispatcher status --json`.

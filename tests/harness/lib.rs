@@ -22,6 +22,7 @@ pub mod interrupt;
 pub mod browser;
 pub mod sampler;
 pub mod scenario;
+pub mod churn;
 pub mod packet;
 pub mod program;
 pub mod floor;

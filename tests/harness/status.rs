@@ -71,6 +71,16 @@ impl Status {
         self.number(&format!("/services/0/backends/{i}/{what}"))
     }
 
+    /// State of the i-th back-end of the first service: `up`, `draining` and so on.
+    #[must_use]
+    pub fn state(&self, i: usize) -> String {
+        let state = self.0.pointer(&format!("/services/0/backends/{i}/state"));
+        let state = state.and_then(Value::as_str);
+        state
+            .unwrap_or_else(|| panic!("no back-end {i} in {:#}", self.0))
+            .to_owned()
+    }
+
     /// Connections at all back-ends of the first service.
     #[must_use]
     pub fn active(&self) -> u64 {

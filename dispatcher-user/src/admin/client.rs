@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{
-    BackendOrder, CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery, Suggestion,
-    SuggestionQuery,
+    BackendDone, BackendOrder, CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery,
+    ReloadDone, Suggestion, SuggestionQuery,
 };
 use crate::history::{HistoryList, HistoryQuery};
 
@@ -150,9 +150,7 @@ impl Client {
         &self,
         order: &CeilingOrder,
     ) -> Result<Answer<CeilingDone>, ClientError> {
-        let body = serde_json::to_vec(order).map_err(|error| self.no_answer(&error))?;
-        let request = Request::post("/v1/ceiling").header(header::CONTENT_TYPE, "application/json");
-        self.ask(request, body.into()).await
+        self.post("/v1/ceiling", order).await
     }
 
     /// `POST /v1/backend`
@@ -162,9 +160,25 @@ impl Client {
     pub async fn set_backend(
         &self,
         order: &BackendOrder,
-    ) -> Result<Answer<serde_json::Value>, ClientError> {
+    ) -> Result<Answer<BackendDone>, ClientError> {
+        self.post("/v1/backend", order).await
+    }
+
+    /// `POST /v1/reload`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn reload(&self) -> Result<Answer<ReloadDone>, ClientError> {
+        self.ask(Request::post("/v1/reload"), Bytes::new()).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        order: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
         let body = serde_json::to_vec(order).map_err(|error| self.no_answer(&error))?;
-        let request = Request::post("/v1/backend").header(header::CONTENT_TYPE, "application/json");
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         self.ask(request, body.into()).await
     }
 

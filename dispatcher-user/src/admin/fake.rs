@@ -1,9 +1,14 @@
 //! A daemon for tests: one service with one back-end, 5 flows, 3 requests that wait.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::{CeilingDone, CeilingOrder, Control, FlowFilter, QueueFilter};
+use super::{
+    BackendAction, BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, FlowFilter,
+    QueueFilter, ReloadDone,
+};
+use crate::config::Config;
 use crate::history::History;
 use crate::status::{
     AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
@@ -71,6 +76,24 @@ impl Control for Fake {
 
     fn history(&self) -> &History {
         &self.1
+    }
+
+    async fn set_backend(&self, order: BackendOrder) -> anyhow::Result<BackendDone> {
+        Ok(BackendDone {
+            state: match order.action {
+                BackendAction::Drain => BackendState::Draining,
+                BackendAction::Resume => BackendState::Up,
+                BackendAction::Disable => BackendState::Disabled,
+            },
+            service: order.service,
+            backend: order.backend,
+            connections: 32,
+        })
+    }
+
+    async fn reload(&self) -> anyhow::Result<ReloadDone> {
+        let wrong = Config::parse(Path::new("f.toml"), b"[dataplane]\nflow_capacity = 0\n");
+        wrong.map(|_| ReloadDone::default()).map_err(Into::into)
     }
 }
 

@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{ConfigError, Problem};
 use crate::history::History;
-use crate::status::{FlowRow, QueueRow, Status, SuggestedCeiling};
+use crate::status::{BackendState, FlowRow, QueueRow, Status, SuggestedCeiling};
 
 pub use client::{Client, ClientError};
 pub use server::AdminServer;
@@ -57,6 +58,74 @@ pub trait Control: Clone + Send + Sync + 'static {
 
     /// The last minutes.
     fn history(&self) -> &History;
+
+    /// Drains, resumes or disables a back-end; the names were found right.
+    fn set_backend(
+        &self,
+        order: BackendOrder,
+    ) -> impl Future<Output = anyhow::Result<BackendDone>> + Send;
+
+    /// Reads the configuration again. An error that is a [`ConfigError`] says that it is wrong; any
+    /// other, that it cannot be done while the daemon runs. Nothing has changed then.
+    fn reload(&self) -> impl Future<Output = anyhow::Result<ReloadDone>> + Send;
+}
+
+/// The answer to `POST /v1/reload`: what has changed, a line each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReloadDone {
+    /// What is other than before.
+    pub changes: Vec<String>,
+    /// What is other in the file and makes no difference to what runs.
+    pub notes: Vec<String>,
+}
+
+/// The body of `POST /v1/backend`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendOrder {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// What to do with it.
+    pub action: BackendAction,
+}
+
+/// What an operator may do with a back-end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendAction {
+    /// Admit no more; connections that it has go on.
+    Drain,
+    /// Undo that.
+    Resume,
+    /// Admit no more, and reset the connections that it has.
+    Disable,
+}
+
+impl BackendAction {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Resume => "resume",
+            Self::Disable => "disable",
+        }
+    }
+}
+
+/// The answer to it: how the back-end stands now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendDone {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the back-end.
+    pub backend: String,
+    /// What operator and agent say of it together.
+    pub state: BackendState,
+    /// Connections that it had when the order came, half-open ones included.
+    pub connections: u64,
 }
 
 /// The body of `POST /v1/ceiling`.
@@ -84,30 +153,6 @@ pub struct CeilingDone {
     pub pinned: bool,
     /// Label of the policy.
     pub policy: String,
-}
-
-/// The body of `POST /v1/backend`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackendOrder {
-    /// Name of the service.
-    pub service: String,
-    /// Name of the back-end.
-    pub backend: String,
-    /// What to do with it.
-    pub action: BackendAction,
-}
-
-/// What an operator may do with a back-end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BackendAction {
-    /// Admit no more; connections that it has go on.
-    Drain,
-    /// Undo that.
-    Resume,
-    /// Admit no more, and reset the connections that it has.
-    Disable,
 }
 
 /// The parameters of `GET /v1/suggestion`.
@@ -184,6 +229,30 @@ pub struct QueueQuery {
 pub struct ErrorBody {
     /// What is wrong, for people.
     pub error: String,
+    /// What is wrong in the configuration that was to be reloaded, by line and column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+impl From<String> for ErrorBody {
+    fn from(error: String) -> Self {
+        Self {
+            error,
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl From<&ConfigError> for ErrorBody {
+    fn from(error: &ConfigError) -> Self {
+        Self {
+            error: error.to_string(),
+            problems: match error {
+                ConfigError::Unreadable { .. } => Vec::new(),
+                ConfigError::Wrong { problems, .. } => problems.clone(),
+            },
+        }
+    }
 }
 
 impl fmt::Display for ErrorBody {

@@ -12,9 +12,11 @@ use tokio::net::UnixListener;
 
 use super::socket::{SocketFile, listen_at};
 use super::{
-    CeilingDone, CeilingOrder, Control, ErrorBody, FlowFilter, FlowQuery, LIST_LIMIT_DEFAULT,
-    LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion, SuggestionQuery, serve,
+    BackendDone, BackendOrder, CeilingDone, CeilingOrder, Control, ErrorBody, FlowFilter,
+    FlowQuery, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, QueueFilter, QueueQuery, Suggestion,
+    SuggestionQuery, serve,
 };
+use crate::config::ConfigError;
 use crate::history::{HistoryList, HistoryQuery};
 use crate::status::{BackendStatus, FlowList, QueueList, Status};
 
@@ -58,6 +60,8 @@ fn router<C: Control>(control: C) -> Router {
         .route("/v1/suggestion", get(suggestion::<C>))
         .route("/v1/ceiling", post(ceiling::<C>))
         .route("/v1/history", get(history::<C>))
+        .route("/v1/backend", post(backend::<C>))
+        .route("/v1/reload", post(reload::<C>))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -68,7 +72,7 @@ struct Failure(StatusCode, String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+        (self.0, Json(ErrorBody::from(self.1))).into_response()
     }
 }
 
@@ -92,12 +96,12 @@ impl From<anyhow::Error> for Failure {
 
 async fn not_found() -> Failure {
     let error = "nothing here; there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, \
-                 /v1/ceiling and /v1/history";
+                 /v1/ceiling, /v1/history, /v1/backend and /v1/reload";
     Failure(StatusCode::NOT_FOUND, error.to_owned())
 }
 
 async fn not_allowed() -> Failure {
-    let error = "use GET; POST for /v1/ceiling";
+    let error = "use GET; POST for /v1/ceiling, /v1/backend and /v1/reload";
     Failure(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
 }
 
@@ -184,6 +188,28 @@ async fn history<C: Control>(
     Ok(Json(control.history().list(query.since.unwrap_or(0))))
 }
 
+async fn backend<C: Control>(
+    State(control): State<C>,
+    order: Result<Json<BackendOrder>, JsonRejection>,
+) -> Result<Json<BackendDone>, Failure> {
+    let Json(order) = order?;
+    the_backend(&*control.status().await?, &order.service, &order.backend)?;
+    Ok(Json(control.set_backend(order).await?))
+}
+
+async fn reload<C: Control>(State(control): State<C>) -> Response {
+    match control.reload().await {
+        Ok(done) => Json(done).into_response(),
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(wrong) => {
+                let body = Json(ErrorBody::from(wrong));
+                (StatusCode::UNPROCESSABLE_ENTITY, body).into_response()
+            }
+            None => Failure(StatusCode::CONFLICT, format!("{error:#}")).into_response(),
+        },
+    }
+}
+
 fn the_backend<'a>(
     status: &'a Status,
     service: &str,
@@ -191,10 +217,8 @@ fn the_backend<'a>(
 ) -> Result<&'a BackendStatus, Failure> {
     known_service(status, Some(service))?;
     known_backend(status, Some(service), Some(backend))?;
-    let mut services = status.services.iter();
-    services
-        .find(|known| known.name == service)
-        .and_then(|service| service.backends.iter().find(|known| known.name == backend))
+    status
+        .backend(service, backend)
         .ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("no {service}/{backend}")))
 }
 

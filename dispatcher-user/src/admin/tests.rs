@@ -15,10 +15,10 @@ use tokio::time::timeout;
 
 use super::fake::{self, Fake};
 use super::{
-    AdminServer, CeilingOrder, Client, ClientError, FlowQuery, QueueQuery, flow_table, http,
-    queue_table, status_tables,
+    AdminServer, BackendAction, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
+    QueueQuery, flow_table, http, queue_table, status_tables,
 };
-use crate::status::{Status, TimesBySize};
+use crate::status::{BackendState, Status, TimesBySize};
 
 /// A directory of this test's own, removed at the end.
 struct Directory(PathBuf);
@@ -228,7 +228,8 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (
             "GET /v2/status",
             "404",
-            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, /v1/ceiling and /v1/history",
+            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, /v1/ceiling, \
+             /v1/history, /v1/backend and /v1/reload",
         ),
         (
             "GET /v1/suggestion?service=web&backend=w",
@@ -236,6 +237,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
             "no back-end \"w\"; there are web-1",
         ),
         ("GET /v1/ceiling", "405", "use GET; POST for /v1/ceiling"),
+        ("GET /v1/reload", "405", "and /v1/reload"),
         ("POST /v1/ceiling", "415", "Content-Type: application/json"),
         ("DELETE /v1/status", "405", "use GET"),
     ] {
@@ -246,6 +248,39 @@ async fn wrong_requests_are_told_what_is_wrong() {
         let told = body["error"].as_str().unwrap_or_default();
         assert!(told.contains(error), "{request}: {body}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_back_end_is_drained_disabled_and_resumed() {
+    let running = Running::start();
+    for (action, state) in [
+        (BackendAction::Drain, BackendState::Draining),
+        (BackendAction::Disable, BackendState::Disabled),
+        (BackendAction::Resume, BackendState::Up),
+    ] {
+        let order = BackendOrder {
+            service: "web".to_owned(),
+            backend: "web-1".to_owned(),
+            action,
+        };
+        let done = running.client().set_backend(&order).await.unwrap().value;
+        assert_eq!((done.state, done.connections), (state, 32));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_told_by_line_and_column() {
+    let running = Running::start();
+    let request = "POST /v1/reload HTTP/1.1\r\nhost: d\r\ncontent-length: 0\r\n\r\n";
+    let (line, told) = running.ask(request).await;
+    assert_eq!(line.split(' ').nth(1), Some("422"), "{told}");
+    let places = told["problems"].as_array().unwrap().iter();
+    let places: Vec<_> = places
+        .map(|one| (one["line"].as_u64(), one["column"].as_u64()))
+        .collect();
+    assert!(places.contains(&(Some(2), Some(17))), "{told}");
+    let error = running.client().reload().await.unwrap_err();
+    assert!(error.to_string().contains("f.toml:2:17: "), "{error}");
 }
 
 #[tokio::test]

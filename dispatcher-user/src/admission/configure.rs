@@ -78,6 +78,17 @@ impl fmt::Display for GroupInUse {
 impl core::error::Error for GroupInUse {}
 
 impl<R, S: BuildHasher + Clone> Admission<R, S> {
+    /// Makes the changes that follow one: nobody who waits is released before [`Self::go_on`].
+    pub const fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Ends what [`Self::hold`] began.
+    pub fn go_on(&mut self, now: Time) {
+        self.held = false;
+        self.settle(now);
+    }
+
     /// Adds a service, without back-ends.
     ///
     /// # Errors
@@ -133,6 +144,17 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
         self.retire_service(id);
         self.set_queue_capacity();
+    }
+
+    /// Takes a removed service back that still has flows; its back-ends stay removed. Tells whether
+    /// it was there.
+    pub fn revive_service(&mut self, now: Time, id: ServiceId, settings: ServiceSettings) -> bool {
+        let Some(service) = self.services.get_mut(id.0) else {
+            return false;
+        };
+        service.leaving = false;
+        self.update_service(now, id, settings);
+        true
     }
 
     /// Adds a back-end, up; requests that wait go to it at once.
@@ -299,6 +321,53 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         selector.remove(backend.position);
         self.retire(id);
         self.settle(now);
+    }
+
+    /// Takes a removed back-end back that still has flows, as it is configured now but for where it
+    /// is: up, at its initial ceiling, against which these flows count. Tells whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add_backend`]; then nothing changes.
+    pub fn revive_backend(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        settings: BackendSettings,
+    ) -> Result<bool, AddError> {
+        let Some(backend) = self.backends.get_mut(id.0).filter(|known| known.leaving) else {
+            return Ok(false);
+        };
+        let group = settings.group;
+        if group.is_some_and(|group| self.groups.get(group).is_none()) {
+            return Err(AddError::NoGroup);
+        }
+        let service = &mut self.services[backend.service.0];
+        if service.leaving {
+            return Err(AddError::NoService);
+        }
+        if !service.selector.admits(group) {
+            return Err(AddError::ServiceGroupsFull);
+        }
+        let before = backend.settings;
+        backend.settings = BackendSettings {
+            addr: before.addr,
+            port: before.port,
+            ..settings
+        };
+        backend.leaving = false;
+        backend.state = BackendState::Up;
+        backend
+            .limiter
+            .set_bounds(settings.ceiling, settings.capacity);
+        backend.limiter.set_ceiling(settings.ceiling.initial);
+        service.selector.insert(backend.position, &backend.settings);
+        let held = backend.limiter.held();
+        self.groups.leave(before.group, held);
+        self.groups.enter(group, held);
+        self.refresh(id);
+        self.settle(now);
+        Ok(true)
     }
 
     /// Sets a back-end's ceiling, as near as its bounds allow. A higher one lets requests out of

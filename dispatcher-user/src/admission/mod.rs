@@ -91,6 +91,8 @@ pub struct Admission<R, S> {
     ready: VecDeque<ServiceId>,
     /// Services that could not because the flow table was full.
     starved: VecDeque<ServiceId>,
+    /// Nothing is released: a change of several parts is under way.
+    held: bool,
 }
 
 impl<R, S: BuildHasher + Clone> Admission<R, S> {
@@ -110,6 +112,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             commands: VecDeque::new(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
+            held: false,
         };
         admission.set_queue_capacity();
         admission
@@ -150,6 +153,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     /// Releases what may be released, at the end of every input. Services that the full flow table
     /// or a full group held up have their turn as soon as that has room, the longest held up first.
     fn settle(&mut self, now: Time) {
+        if self.held {
+            return;
+        }
         loop {
             while let Some(service) = self.ready.pop_front() {
                 self.release(now, service);

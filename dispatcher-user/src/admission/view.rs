@@ -60,6 +60,8 @@ pub struct BackendView {
     pub ended: u64,
     /// Connections that are over and never were established.
     pub failed: u64,
+    /// Flows in the table, those that linger included: it is not gone before they are.
+    pub flows: u32,
     /// Removed; its flows go on.
     pub leaving: bool,
 }
@@ -186,6 +188,12 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         (flow.generation == id.generation).then(|| flow_view(id.index, flow))
     }
 
+    /// The flow at an index of the table.
+    #[must_use]
+    pub fn flow_at(&self, index: u32) -> Option<FlowView> {
+        self.flows.get(index).map(|flow| flow_view(index, flow))
+    }
+
     /// Flows in the table, those that linger included.
     #[must_use]
     pub const fn flow_count(&self) -> u32 {
@@ -236,6 +244,7 @@ fn backend_view(id: BackendId, backend: &Backend) -> BackendView {
         admitted: backend.counters.admitted,
         ended: backend.counters.ended,
         failed: backend.counters.failed,
+        flows: backend.flows,
         leaving: backend.leaving,
     }
 }

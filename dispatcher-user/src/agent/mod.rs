@@ -4,6 +4,8 @@
 mod http;
 mod tcp;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use humantime::format_duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admission::BackendId;
@@ -26,7 +28,7 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// An agent to be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgentTarget {
     /// Whose it is.
     pub backend: BackendId,
@@ -129,19 +131,58 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Asks each agent once an interval, and sends what came of it. Ends when the receiver is dropped.
+/// Asks each agent once an interval, and sends what came of it, for as long as it is not dropped.
 ///
 /// A receiver that is slow delays the questions; none is caught up on.
-pub async fn run(targets: Vec<AgentTarget>, answers: mpsc::Sender<Answer>) {
-    let mut tasks = JoinSet::new();
-    let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-    for (place, target) in (0..count).zip(targets) {
-        // So that they are not all asked at the same moment.
-        let phase = target.agent.interval / count * place;
-        tasks.spawn(keep_asking(target, phase, answers.clone()));
+pub struct Agents {
+    answers: mpsc::Sender<Answer>,
+    asked: HashMap<BackendId, (AgentTarget, JoinHandle<()>)>,
+}
+
+impl Agents {
+    /// Nobody is asked yet.
+    #[must_use]
+    pub fn new(answers: mpsc::Sender<Answer>) -> Self {
+        Self {
+            answers,
+            asked: HashMap::new(),
+        }
     }
-    // The tasks end with their set.
-    answers.closed().await;
+
+    /// Has these asked from now on. Those that are asked in the same way already keep their turn.
+    /// Returns whose agents are asked no more, or in another way: no answer of these comes any
+    /// more, but for those that came already.
+    pub async fn set(&mut self, targets: Vec<AgentTarget>) -> Vec<BackendId> {
+        let wanted: HashMap<_, _> = targets.iter().map(|one| (one.backend, one)).collect();
+        let goes = |target: &AgentTarget| wanted.get(&target.backend) != Some(&target);
+        let gone = self.asked.extract_if(|_, (target, _)| goes(target));
+        let mut dropped = Vec::new();
+        for (backend, (_, task)) in gone.collect::<Vec<_>>() {
+            task.abort();
+            // That it was cancelled is no news.
+            let _ = task.await;
+            dropped.push(backend);
+        }
+        let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+        for (place, target) in (0..count).zip(targets) {
+            let Entry::Vacant(entry) = self.asked.entry(target.backend) else {
+                continue;
+            };
+            // So that they are not all asked at the same moment.
+            let phase = target.agent.interval / count * place;
+            let task = keep_asking(target.clone(), phase, self.answers.clone());
+            entry.insert((target, tokio::spawn(task)));
+        }
+        dropped
+    }
+}
+
+impl Drop for Agents {
+    fn drop(&mut self) {
+        for (_, task) in self.asked.values() {
+            task.abort();
+        }
+    }
 }
 
 async fn keep_asking(target: AgentTarget, phase: Duration, answers: mpsc::Sender<Answer>) {

@@ -234,17 +234,23 @@ impl Controller {
         self.settings = settings.clone();
     }
 
+    /// Another initial ceiling: what `agent` holds without a report. One that its policy never moves
+    /// goes there at once, as nothing else takes it there. Returns the ceiling from now on.
+    pub fn set_initial(&mut self, initial: u32) -> u32 {
+        self.initial = initial;
+        if self.settings.policy == Policy::Fixed {
+            self.target = self.bounds.clamp(initial);
+            self.put_in_force(&Reason::Fixed);
+        }
+        self.ceiling
+    }
+
     /// Other bounds. Returns the ceiling from now on.
     pub fn set_bounds(&mut self, bounds: Bounds) -> u32 {
         self.bounds = bounds.sane();
         self.target = self.bounds.clamp(self.target);
         self.put_in_force(&Reason::Bounds);
         self.ceiling
-    }
-
-    /// Another initial ceiling: what `fixed` holds, and `agent` without a report.
-    pub const fn set_initial(&mut self, initial: u32) {
-        self.initial = initial;
     }
 
     /// The back-end came up, or came back: its ceiling starts small. Returns the ceiling from now

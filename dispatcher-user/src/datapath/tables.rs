@@ -71,26 +71,42 @@ impl Datapath {
         Ok(())
     }
 
-    /// Makes these the back-ends of which times are measured; what was measured of those that stay
+    /// Has times of a back-end measured; what was measured of one that an earlier daemon knew
     /// stays. Memory is taken for these alone: 3.2 kB for each and for each processor.
     ///
     /// # Errors
     ///
     /// When the kernel refuses an element.
-    pub fn set_measured(&mut self, backends: &[u32]) -> Result<(), DatapathError> {
+    pub fn measure(&mut self, backend: u32) -> Result<(), DatapathError> {
         let refused = |error| DatapathError::refused("a back-end's times", &error);
-        let of_both_kinds = |backend: &u32| Kind::ALL.map(|kind| kind.key(*backend));
-        let wanted: HashSet<_> = backends.iter().flat_map(of_both_kinds).collect();
-        let there: HashSet<_> = self.times.keys().flatten().collect();
-        for key in there.difference(&wanted) {
-            self.times.remove(key).map_err(refused)?;
-        }
-        for key in wanted.difference(&there) {
-            let empty = nothing_measured()
-                .map_err(|error| DatapathError::refused("a value for each processor", &error))?;
-            self.times.insert(key, empty, 0).map_err(refused)?;
+        for key in Kind::ALL.map(|kind| kind.key(backend)) {
+            if self.times.get(&key, 0).is_err() {
+                let empty = nothing_measured().map_err(|error| {
+                    DatapathError::refused("a value for each processor", &error)
+                })?;
+                self.times.insert(key, empty, 0).map_err(refused)?;
+            }
         }
         Ok(())
+    }
+
+    /// Has times of a back-end measured no more, and forgets those that were.
+    pub fn measure_no_more(&mut self, backend: u32) {
+        for key in Kind::ALL.map(|kind| kind.key(backend)) {
+            // What is not there is as good as removed.
+            let _ = self.times.remove(&key);
+        }
+    }
+
+    /// Has times of these back-ends alone measured: those that an earlier daemon knew besides are
+    /// gone.
+    pub fn measure_only(&mut self, backends: &[u32]) {
+        let of_both_kinds = |backend: &u32| Kind::ALL.map(|kind| kind.key(*backend));
+        let wanted: HashSet<_> = backends.iter().flat_map(of_both_kinds).collect();
+        let there: Vec<_> = self.times.keys().flatten().collect();
+        for key in there.iter().filter(|key| !wanted.contains(key)) {
+            let _ = self.times.remove(key);
+        }
     }
 
     /// Lets the program give connection requests to this socket.

@@ -136,20 +136,20 @@ impl Engine {
     }
 
     fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {
-        // Services are numbered in the order of the configuration.
-        if let Some(info) = self.services.get_mut(service.0 as usize) {
+        let place = self.places.get(service.0 as usize);
+        if let Some(info) = place.and_then(|at| self.services.get_mut(*at)) {
             info.waits.record(now, waited);
             info.waits_metric.record(waited);
         }
     }
 
-    fn count_drop(&mut self, sent: Result<(), DropReason>) {
+    pub(super) fn count_drop(&mut self, sent: Result<(), DropReason>) {
         if let Err(reason) = sent {
             self.dropped[reason as usize] += 1;
         }
     }
 }
 
-fn is_known(way: &NextHop) -> bool {
+pub(super) fn is_known(way: &NextHop) -> bool {
     way.ifindex != 0 && way.ifindex != NextHop::HOST_STACK
 }

@@ -14,11 +14,14 @@ use dispatcher_common::control::TICK_MS;
 use dispatcher_common::flow::{FlowEntry, FlowKey};
 use dispatcher_common::tcp::Phase;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::clock;
+use super::configure::Roster;
+use super::plan::NoRoom;
 use crate::admin::{FlowFilter, QueueFilter};
 use crate::admission::{BackendId, BackendState, ServiceId, ServiceWindow};
+use crate::config::Config;
 use crate::datapath::FlowTable;
 use crate::network::NetworkView;
 use crate::status::{FlowRow, FlowState, QueueRow, Status};
@@ -38,6 +41,7 @@ pub(super) enum Message {
     Queue(QueueFilter, oneshot::Sender<Vec<QueueRow>>),
     Window(ServiceId, oneshot::Sender<Option<ServiceWindow>>),
     Adjust(Vec<Adjustment>),
+    Configure(Arc<Config>, oneshot::Sender<Result<Roster, NoRoom>>),
     Stop,
 }
 
@@ -52,6 +56,8 @@ pub struct Adjustment {
     pub state: Option<BackendState>,
     /// How long its responses take.
     pub response_time: Option<Duration>,
+    /// Whether the connections that it has are to be reset.
+    pub reset: Option<bool>,
 }
 
 impl Adjustment {
@@ -63,6 +69,7 @@ impl Adjustment {
             ceiling: None,
             state: None,
             response_time: None,
+            reset: None,
         }
     }
 }
@@ -100,12 +107,13 @@ pub(super) type Names = HashMap<SocketAddr, (Arc<str>, HashMap<SocketAddr, Arc<s
 pub struct Handle {
     messages: SyncSender<Message>,
     waker: Arc<EventFd>,
-    names: Arc<Names>,
+    names: watch::Receiver<Arc<Names>>,
     pin_path: PathBuf,
 }
 
-/// Both ends of the channel.
-pub(super) fn channel(names: Names, pin_path: PathBuf) -> Result<(Handle, Inbox)> {
+/// Both ends of the channel, and where the thread tells the names.
+pub(super) fn channel(pin_path: PathBuf) -> Result<(Handle, Inbox, watch::Sender<Arc<Names>>)> {
+    let (named, names) = watch::channel(Arc::default());
     let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .context("cannot make an eventfd")?;
     let waker = Arc::new(waker);
@@ -118,10 +126,11 @@ pub(super) fn channel(names: Names, pin_path: PathBuf) -> Result<(Handle, Inbox)
         Handle {
             messages: sender,
             waker,
-            names: Arc::new(names),
+            names,
             pin_path,
         },
         inbox,
+        named,
     ))
 }
 
@@ -176,6 +185,7 @@ impl Handle {
         let Self {
             names, pin_path, ..
         } = self.clone();
+        let names = Arc::clone(&names.borrow());
         tokio::task::spawn_blocking(move || flows(&names, &pin_path, &filter)).await?
     }
 
@@ -204,6 +214,17 @@ impl Handle {
     /// When the thread is stopping.
     pub async fn adjust(&self, adjustments: Vec<Adjustment>) -> Result<()> {
         self.tell(Message::Adjust(adjustments)).await
+    }
+
+    /// Makes the services and back-ends those of the configuration, all of them between two
+    /// requests.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room for them, or as [`Self::status`]; then nothing has changed.
+    pub async fn configure(&self, config: Arc<Config>) -> Result<Roster> {
+        let configured = self.ask(|answer| Message::Configure(config, answer));
+        Ok(configured.await??)
     }
 
     /// Gives the thread a new view of the network.

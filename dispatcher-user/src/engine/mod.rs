@@ -4,10 +4,13 @@
 
 mod adopt;
 pub(crate) mod clock;
+mod configure;
 mod effects;
 mod handle;
 mod host_stack;
+mod plan;
 mod report;
+mod resets;
 mod sockets;
 mod start;
 pub mod syn;
@@ -26,17 +29,22 @@ use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::watch;
 
 use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
-use crate::datapath::Datapath;
+use crate::config::Unattended;
+use crate::datapath::{AttachedMode, Datapath};
 use crate::network::{NetworkView, Way};
-use crate::telemetry;
+use crate::telemetry::{self, Telemetry};
 
+pub use configure::{Enrolled, Roster};
 pub use handle::{Adjustment, Handle};
+pub use plan::NoRoom;
 pub use start::{Running, Started, start};
 
-use handle::{Inbox, Message};
+use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
+use resets::Resets;
 use sockets::Sockets;
 use syn::Syn;
 use waits::Waits;
@@ -48,7 +56,7 @@ const EVENTS_A_TURN: usize = 4096;
 /// Flows compared with the map in one turn while events were lost.
 const RECONCILED_A_TURN: usize = 1024;
 
-/// A service as the configuration names it.
+/// A service as it is called.
 struct ServiceInfo {
     id: ServiceId,
     name: Arc<str>,
@@ -59,13 +67,13 @@ struct ServiceInfo {
     waits_metric: telemetry::QueueWait,
 }
 
-/// A group as the configuration names it.
+/// A group as it is called.
 struct GroupInfo {
     id: GroupId,
     name: Arc<str>,
 }
 
-/// A back-end as the configuration names it.
+/// A back-end as it is called.
 struct BackendInfo {
     id: BackendId,
     name: Arc<str>,
@@ -81,8 +89,18 @@ struct Engine {
     sockets: Sockets,
     host_stack: HostStack,
     inbox: Inbox,
+    /// Those of the configuration in its order, then those that are kept for back-ends that leave.
     groups: Vec<GroupInfo>,
+    /// Those of the configuration in its order, then those that leave; so are the back-ends of
+    /// each.
     services: Vec<ServiceInfo>,
+    /// Place of each service in `services`, by [`ServiceId`].
+    places: Vec<usize>,
+    /// Something was removed that had flows when it was last looked at.
+    any_leaving: bool,
+    /// What everybody else reads names from.
+    names: watch::Sender<Arc<Names>>,
+    telemetry: Telemetry,
     by_key: HashMap<ServiceKey, ServiceId, RandomState>,
     /// Where each back-end is and the way to it, by [`BackendId`].
     backends: Vec<BackendWay>,
@@ -97,8 +115,10 @@ struct Engine {
     events_lost: u64,
     /// Flows still to be compared with the map.
     to_reconcile: Vec<FlowId>,
+    resets: Resets,
     started: Time,
-    attached: crate::datapath::AttachedMode,
+    /// None while everything is opened.
+    attached: Option<AttachedMode>,
     stopping: bool,
 }
 
@@ -155,6 +175,8 @@ impl Engine {
         if self.reconcile(now) {
             self.carry_out(now);
         }
+        // 7. Connections that an operator wants reset.
+        busy |= self.reset_some(now);
         self.sockets.flush();
         self.tick(now);
         busy || !self.to_reconcile.is_empty()
@@ -239,6 +261,7 @@ impl Engine {
             Message::Network(view) => self.set_network(view),
             // Whoever asked may have gone: then nobody misses the answer.
             Message::Status(answer) => {
+                self.forget_gone();
                 let _ = answer.send(self.status(now));
             }
             Message::Queue(filter, answer) => {
@@ -251,6 +274,10 @@ impl Engine {
                 for adjustment in adjustments {
                     self.adjust(now, &adjustment);
                 }
+            }
+            Message::Configure(config, answer) => {
+                let done = self.configure(now, &config, |_, _| None);
+                let _ = answer.send(done);
             }
             Message::Stop => self.stopping = true,
         }
@@ -266,6 +293,11 @@ impl Engine {
         }
         if let Some(state) = adjustment.state {
             self.admission.set_state(now, id, state);
+        }
+        match adjustment.reset {
+            Some(true) => self.resets.begin(id),
+            Some(false) => self.resets.cancel(id),
+            None => {}
         }
     }
 
@@ -295,6 +327,7 @@ impl Engine {
         if ticks != self.control.ticks {
             self.control.ticks = ticks;
             self.tell_program();
+            self.forget_gone();
             self.look_for_lost_events();
             if let Some(errno) = self.install_refused.take() {
                 let error = std::io::Error::from_raw_os_error(errno);
@@ -346,14 +379,19 @@ fn way_to(view: &NetworkView, address: IpAddr) -> NextHop {
 }
 
 /// What the program is told first.
-fn first_control(generation: u32, unattended: crate::config::Unattended, now: Time) -> Control {
+fn first_control(generation: u32, says: Unattended, now: Time) -> Control {
     Control {
         layout: control::LAYOUT,
         network_generation: generation,
         ticks: clock::ticks(now),
-        unattended: match unattended {
-            crate::config::Unattended::Drop => control::UNATTENDED_DROP,
-            crate::config::Unattended::Pass => control::UNATTENDED_PASS,
-        },
+        unattended: unattended(says),
+    }
+}
+
+/// What the program does with requests while no daemon runs.
+const fn unattended(says: Unattended) -> u32 {
+    match says {
+        Unattended::Drop => control::UNATTENDED_DROP,
+        Unattended::Pass => control::UNATTENDED_PASS,
     }
 }

@@ -7,11 +7,11 @@ use dispatcher_common::verdict::DropReason;
 
 use super::{BackendInfo, Engine, ServiceInfo};
 use crate::admin::QueueFilter;
-use crate::admission::{self, BackendView, Time};
+use crate::admission::{BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus,
-    Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
+    AttachMode, BackendStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests,
+    ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
 };
 
 impl Engine {
@@ -30,8 +30,8 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.since(self.started).as_secs_f64(),
             attach_mode: match self.attached {
-                AttachedMode::Native => AttachMode::Native,
-                AttachedMode::Generic => AttachMode::Generic,
+                Some(AttachedMode::Native) | None => AttachMode::Native,
+                Some(AttachedMode::Generic) => AttachMode::Generic,
             },
             flows: FlowTableStatus {
                 used: u64::from(self.admission.flow_count()),
@@ -113,12 +113,7 @@ impl Engine {
         BackendStatus {
             name: info.name.to_string(),
             address: info.address,
-            state: match view.state {
-                admission::BackendState::Up => BackendState::Up,
-                admission::BackendState::Down => BackendState::Down,
-                admission::BackendState::Draining => BackendState::Draining,
-                admission::BackendState::Disabled => BackendState::Disabled,
-            },
+            state: view.state.into(),
             active: u64::from(view.active),
             half_open: u64::from(view.half_open),
             active_max: u64::from(view.active_max),

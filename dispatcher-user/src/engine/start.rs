@@ -6,23 +6,18 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use dispatcher_common::service::{Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use tokio::sync::{oneshot, watch};
 
 use super::adopt::Legacy;
-use super::handle::{self, Message, Names};
+use super::configure::Roster;
+use super::handle::{self, Message};
 use super::host_stack::HostStack;
+use super::resets::Resets;
 use super::sockets::Sockets;
-use super::waits::Waits;
-use super::{
-    BackendInfo, BackendWay, Engine, GroupInfo, Handle, ServiceInfo, clock, first_control, way_to,
-};
-use crate::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, GroupId, Overflow, ServiceId,
-    ServiceSettings,
-};
+use super::{Engine, Handle, clock, first_control};
+use crate::admission::Admission;
 use crate::config::{self, Config};
 use crate::datapath::{self, AttachedMode, Datapath, DatapathConfig, Meters};
 use crate::network::{Network, NetworkView};
@@ -40,8 +35,8 @@ pub struct Running {
     pub ended: oneshot::Receiver<()>,
     /// How the program is attached.
     pub attached: AttachedMode,
-    /// The services of the configuration, in its order, each with its back-ends in their order.
-    pub services: Vec<(ServiceId, Vec<BackendId>)>,
+    /// Who is there.
+    pub roster: Roster,
 }
 
 impl Running {
@@ -83,18 +78,15 @@ type Views = watch::Receiver<Arc<NetworkView>>;
 ///
 /// When something of that fails; nothing is attached then that was not before.
 pub async fn start(config: &Config, telemetry: &Telemetry) -> Result<Started> {
-    let (engine, handle, network, views) = open(config, telemetry).await?;
+    let Opened {
+        engine,
+        roster,
+        handle,
+        network,
+        views,
+    } = open(config, telemetry).await?;
     let (running, ended) = oneshot::channel::<()>();
-    let attached = engine.attached;
-    let services = engine.services.iter();
-    let services = services
-        .map(|service| {
-            (
-                service.id,
-                service.backends.iter().map(|one| one.id).collect(),
-            )
-        })
-        .collect();
+    let attached = engine.attached.context("nothing is attached")?;
     let meters = engine.datapath.meters()?;
     let thread = thread::Builder::new()
         .name("admission".into())
@@ -108,7 +100,7 @@ pub async fn start(config: &Config, telemetry: &Telemetry) -> Result<Started> {
         thread,
         ended,
         attached,
-        services,
+        roster,
     };
     Ok(Started {
         running,
@@ -119,8 +111,17 @@ pub async fn start(config: &Config, telemetry: &Telemetry) -> Result<Started> {
     })
 }
 
+/// Everything, before the thread runs.
+struct Opened {
+    engine: Engine,
+    roster: Roster,
+    handle: Handle,
+    network: Network,
+    views: Views,
+}
+
 /// Opens everything and attaches last. What a failed start has pinned is removed.
-async fn open(config: &Config, telemetry: &Telemetry) -> Result<(Engine, Handle, Network, Views)> {
+async fn open(config: &Config, telemetry: &Telemetry) -> Result<Opened> {
     let dataplane = &config.dataplane;
     // First, because another dispatcher on the same interfaces shows here.
     let sockets = Sockets::open(&dataplane.interfaces, xsk_mode(dataplane.xsk_mode))?;
@@ -145,7 +146,7 @@ async fn assemble(
     telemetry: &Telemetry,
     sockets: Sockets,
     mut datapath: Datapath,
-) -> Result<(Engine, Handle, Network, Views)> {
+) -> Result<Opened> {
     let last_generation = if datapath.is_adopted() {
         datapath.network_generation()
     } else {
@@ -163,7 +164,7 @@ async fn assemble(
     let now = clock::now();
     let control = first_control(view.generation, config.dataplane.unattended, now);
     datapath.set_control(&control)?;
-    let (handle, inbox) = handle::channel(names(config), config.dataplane.pin_path.clone())?;
+    let (handle, inbox, names) = handle::channel(config.dataplane.pin_path.clone())?;
     let mut engine = Engine {
         admission: Admission::new(config.dataplane.flow_capacity, RandomState::default()),
         host_stack: HostStack::open()?,
@@ -171,14 +172,19 @@ async fn assemble(
         groups: Vec::new(),
         services: Vec::new(),
         by_key: std::collections::HashMap::default(),
+        places: Vec::new(),
         backends: Vec::new(),
+        any_leaving: false,
+        names,
+        telemetry: telemetry.clone(),
         control,
         install_refused: None,
         dropped: [0; DropReason::ALL.len()],
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
+        resets: Resets::default(),
         started: now,
-        attached: AttachedMode::Native,
+        attached: None,
         stopping: false,
         network: view,
         sockets,
@@ -188,7 +194,10 @@ async fn assemble(
     if engine.datapath.is_adopted() {
         legacy = Legacy::read(engine.datapath.flows()).context("cannot read the flow table")?;
     }
-    engine.configure(config, telemetry, &mut legacy)?;
+    let number = |service, backend| Some(legacy.number(service, backend));
+    let roster = engine.configure(now, config, number)?;
+    let numbers = roster.backends.iter().flatten().map(|one| one.id.0);
+    engine.datapath.measure_only(&numbers.collect::<Vec<_>>());
     if engine.datapath.is_adopted() {
         let adopted = engine.adopt(now, legacy);
         tracing::info!(
@@ -201,8 +210,15 @@ async fn assemble(
         .datapath
         .set_links(&engine.sockets.links(&engine.network))?;
     engine.sockets.register(&mut engine.datapath)?;
-    engine.attached = engine.datapath.attach(interfaces, attach_mode(config))?;
-    Ok((engine, handle, network, views))
+    let attached = engine.datapath.attach(interfaces, attach_mode(config))?;
+    engine.attached = Some(attached);
+    Ok(Opened {
+        engine,
+        roster,
+        handle,
+        network,
+        views,
+    })
 }
 
 fn all_resolved(view: &NetworkView, config: &Config) -> bool {
@@ -213,121 +229,6 @@ fn all_resolved(view: &NetworkView, config: &Config) -> bool {
             Some(crate::network::Way::Via(_) | crate::network::Way::HostStack { .. })
         )
     })
-}
-
-impl Engine {
-    /// Makes services and back-ends of the configuration.
-    fn configure(
-        &mut self,
-        config: &Config,
-        telemetry: &Telemetry,
-        legacy: &mut Legacy,
-    ) -> Result<()> {
-        let now = self.started;
-        for group in &config.groups {
-            self.groups.push(GroupInfo {
-                id: self.admission.add_group(group.ceiling)?,
-                name: group.name.as_str().into(),
-            });
-        }
-        let mut keys = Vec::new();
-        for service in &config.services {
-            let id = self.admission.add_service(service_settings(service))?;
-            let mut backends = Vec::new();
-            for backend in &service.backends {
-                let group = backend.group.and_then(|at| self.groups.get(at));
-                let settings = backend_settings(backend, group.map(|group| group.id));
-                let number = legacy.number(service.address, backend.address);
-                let id = self
-                    .admission
-                    .add_backend_as(now, id, settings, Some(number))?;
-                let at = id.0 as usize;
-                let len = self.backends.len().max(at + 1);
-                self.backends.resize(len, BackendWay::UNUSED);
-                self.backends[at] = BackendWay {
-                    address: backend.address,
-                    next_hop: way_to(&self.network, backend.address.ip()),
-                };
-                backends.push(BackendInfo {
-                    id,
-                    name: backend.name.as_str().into(),
-                    address: backend.address,
-                    policy: service.ceiling.policy.label(),
-                    group: group.map(|group| Arc::clone(&group.name)),
-                });
-            }
-            // A number is given out in succession, and is the place in `services`.
-            debug_assert_eq!(id.0 as usize, self.services.len());
-            let key = ServiceKey::new(
-                service.address.ip().into(),
-                dispatcher_common::addr::Port::new(service.address.port()),
-            );
-            keys.push((key, Service { index: id.0 }));
-            self.by_key.insert(key, id);
-            self.services.push(ServiceInfo {
-                id,
-                name: service.name.as_str().into(),
-                address: service.address,
-                backends,
-                waits: Waits::new(now),
-                waits_metric: telemetry.queue_wait(&service.name),
-            });
-        }
-        let backends = self.services.iter().flat_map(|service| &service.backends);
-        let numbers: Vec<_> = backends.map(|backend| backend.id.0).collect();
-        self.datapath.set_measured(&numbers)?;
-        Ok(self.datapath.set_services(&keys)?)
-    }
-}
-
-fn names(config: &Config) -> Names {
-    let backends = |service: &config::Service| {
-        let named = |one: &config::Backend| (one.address, Arc::from(one.name.as_str()));
-        service.backends.iter().map(named).collect()
-    };
-    let named = |service: &config::Service| {
-        (
-            service.address,
-            (Arc::from(service.name.as_str()), backends(service)),
-        )
-    };
-    config.services.iter().map(named).collect()
-}
-
-fn service_settings(service: &config::Service) -> ServiceSettings {
-    ServiceSettings {
-        queue_capacity: service.queue.capacity,
-        queue_timeout: service.queue.timeout,
-        overflow: match service.queue.overflow {
-            config::Overflow::Refuse => Overflow::Refuse,
-            config::Overflow::Drop => Overflow::Drop,
-        },
-        per_source: service.queue.per_source,
-        handshake: service.timeouts.handshake,
-        idle: service.timeouts.idle,
-        closing: service.timeouts.closing,
-        balance: match service.balance {
-            config::Balance::RoundRobin => Balance::RoundRobin,
-            config::Balance::LeastConnections => Balance::LeastConnections,
-            config::Balance::LeastResponseTime => Balance::LeastResponseTime,
-            config::Balance::SourceHash => Balance::SourceHash,
-        },
-    }
-}
-
-fn backend_settings(backend: &config::Backend, group: Option<GroupId>) -> BackendSettings {
-    BackendSettings {
-        addr: backend.address.ip().into(),
-        port: dispatcher_common::addr::Port::new(backend.address.port()),
-        ceiling: Ceiling {
-            initial: backend.ceiling.initial,
-            min: backend.ceiling.min,
-            max: backend.ceiling.max,
-        },
-        capacity: backend.capacity,
-        weight: backend.weight,
-        group,
-    }
 }
 
 fn xsk_mode(mode: config::XskMode) -> XskMode {

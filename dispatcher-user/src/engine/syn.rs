@@ -102,23 +102,7 @@ impl Syn {
     /// The IP packet that refuses the request: RST, acknowledging the SYN (RFC 9293 3.10.7.1).
     #[must_use]
     pub fn reset(&self, key: &FlowKey, isn: u32) -> Packet {
-        let tcp = TcpHdr {
-            src_port: key.dst_port.bytes(),
-            dst_port: key.src_port.bytes(),
-            seq: [0; 4],
-            ack: isn.wrapping_add(1).to_be_bytes(),
-            data_offset: 5 << 4,
-            flags: TcpFlags::RST.with(TcpFlags::ACK),
-            window: [0; 2],
-            checksum: [0; 2],
-            urgent: [0; 2],
-        };
-        let reply = key.reversed();
-        if key.dst.is_v4() {
-            reset_v4(&reply, &tcp)
-        } else {
-            reset_v6(&reply, &tcp)
-        }
+        Packet::reset(&key.reversed(), 0, isn.wrapping_add(1))
     }
 }
 
@@ -135,6 +119,27 @@ impl Packet {
     const ETHERNET: usize = size_of::<EthHdr>();
     /// An Ethernet header that says what is inside, so that the one parser reads the packet.
     const START: usize = Self::LINK_MAX - Self::ETHERNET;
+
+    /// An RST with the addresses of `key`, which acknowledges `ack`.
+    #[must_use]
+    pub fn reset(key: &FlowKey, seq: u32, ack: u32) -> Self {
+        let tcp = TcpHdr {
+            src_port: key.src_port.bytes(),
+            dst_port: key.dst_port.bytes(),
+            seq: seq.to_be_bytes(),
+            ack: ack.to_be_bytes(),
+            data_offset: 5 << 4,
+            flags: TcpFlags::RST.with(TcpFlags::ACK),
+            window: [0; 2],
+            checksum: [0; 2],
+            urgent: [0; 2],
+        };
+        if key.dst.is_v4() {
+            reset_v4(key, &tcp)
+        } else {
+            reset_v6(key, &tcp)
+        }
+    }
 
     fn new(ip: &[u8]) -> Self {
         let mut packet = Self {
@@ -195,7 +200,7 @@ const fn is_group(mac: Mac) -> bool {
 /// TTL of packets that the dispatcher itself makes (RFC 1700).
 const TTL: u8 = 64;
 
-fn reset_v4(reply: &FlowKey, tcp: &TcpHdr) -> Packet {
+fn reset_v4(key: &FlowKey, tcp: &TcpHdr) -> Packet {
     let total = size_of::<Ipv4Hdr>() + size_of::<TcpHdr>();
     let mut ip = Ipv4Hdr {
         version_ihl: 0x45,
@@ -207,8 +212,8 @@ fn reset_v4(reply: &FlowKey, tcp: &TcpHdr) -> Packet {
         ttl: TTL,
         protocol: PROTOCOL_TCP,
         checksum: [0; 2],
-        src: reply.src.v4_bytes(),
-        dst: reply.dst.v4_bytes(),
+        src: key.src.v4_bytes(),
+        dst: key.dst.v4_bytes(),
     };
     let mut bytes = [0; size_of::<Ipv4Hdr>()];
     put(&mut bytes, 0, ip);
@@ -216,14 +221,14 @@ fn reset_v4(reply: &FlowKey, tcp: &TcpHdr) -> Packet {
     packet_of(ip, tcp)
 }
 
-fn reset_v6(reply: &FlowKey, tcp: &TcpHdr) -> Packet {
+fn reset_v6(key: &FlowKey, tcp: &TcpHdr) -> Packet {
     let ip = Ipv6Hdr {
         version_class_label: [0x60, 0, 0, 0],
         payload_length: (size_of::<TcpHdr>() as u16).to_be_bytes(),
         next_header: PROTOCOL_TCP,
         hop_limit: TTL,
-        src: *reply.src.bytes(),
-        dst: *reply.dst.bytes(),
+        src: *key.src.bytes(),
+        dst: *key.dst.bytes(),
     };
     packet_of(ip, tcp)
 }
@@ -394,6 +399,20 @@ mod tests {
                 [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4],
                 "back where it came from"
             );
+        }
+    }
+
+    #[test]
+    fn a_reset_in_the_middle_of_a_connection_has_right_numbers_and_checksums() {
+        for (client, vip, _) in FAMILIES {
+            let (_, segment) = Syn::read(&syn_frame(client, vip, b""), 7).unwrap();
+            let packet = Packet::reset(&segment.key, 0xffff_fff0, 77);
+            assert!(checksums_are_right(packet.ip()));
+            let mut frame = vec![0; packet.frame_len(&NextHop::UNKNOWN)];
+            packet.write_frame(&NextHop::UNKNOWN, &mut frame);
+            let reset = parse::parse(&frame[..]).unwrap();
+            assert_eq!(reset.key, segment.key);
+            assert_eq!((reset.tcp.seq, reset.tcp.ack), (0xffff_fff0, 77));
         }
     }
 

@@ -3,7 +3,10 @@
 //! tells what is to change. Everything else is told through a [`Desk`].
 
 mod record;
+mod standing;
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use crate::admin::{CeilingDone, CeilingOrder};
-use crate::admission::{BackendId, ServiceId, Time};
-use crate::agent::{self, AgentError, AgentTarget};
-use crate::ceiling::AgentReport;
+use crate::admin::{BackendOrder, CeilingDone, CeilingOrder};
+use crate::admission::{BackendId, BackendState, ServiceId, Time};
+use crate::agent::{AgentTarget, Agents, Answer};
+use crate::ceiling::Settings;
 use crate::config::{self, Config};
 use crate::datapath::Meters;
-use crate::engine::{Handle, clock};
+use crate::engine::{Adjustment, Enrolled, Handle, Roster, clock};
 use crate::status::Status;
 
 use record::Record;
@@ -39,6 +42,7 @@ const STOPPING: &str = "the daemon is stopping";
 struct Service {
     id: ServiceId,
     name: Arc<str>,
+    address: SocketAddr,
     policy: &'static str,
     /// How long a window is.
     interval: Duration,
@@ -55,12 +59,15 @@ struct Governor {
     meters: Meters,
     engine: Handle,
     asks: mpsc::Receiver<Ask>,
-    answers: mpsc::Receiver<agent::Answer>,
+    answers: mpsc::Receiver<Answer>,
+    agents: Agents,
 }
 
 enum Ask {
     FillIn(Box<Status>, oneshot::Sender<Box<Status>>),
     Ceiling(CeilingOrder, oneshot::Sender<Result<CeilingDone>>),
+    Backend(BackendOrder, oneshot::Sender<Result<BackendState>>),
+    Configure(Arc<Config>, oneshot::Sender<Result<Roster>>),
 }
 
 /// Talks to the governor; cheap to clone.
@@ -87,6 +94,25 @@ impl Desk {
         self.ask(|answer| Ask::Ceiling(order, answer)).await?
     }
 
+    /// Drains, resumes or disables a back-end. Returns its state from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such back-end, or the daemon is stopping.
+    pub async fn set_backend(&self, order: BackendOrder) -> Result<BackendState> {
+        self.ask(|answer| Ask::Backend(order, answer)).await?
+    }
+
+    /// Makes the services and back-ends those of the configuration, at the admission thread and
+    /// here. Returns who is there then.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room for them, or the daemon is stopping; then nothing has changed.
+    pub async fn configure(&self, config: Arc<Config>) -> Result<Roster> {
+        self.ask(|answer| Ask::Configure(config, answer)).await?
+    }
+
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let asked = self.0.send(ask(answer)).await;
@@ -95,60 +121,71 @@ impl Desk {
     }
 }
 
-/// Starts to move the ceilings of the configured services, whose numbers are `numbers`.
-#[must_use]
-pub fn start(
-    config: &Config,
-    numbers: &[(ServiceId, Vec<BackendId>)],
-    meters: Meters,
-    engine: Handle,
-) -> Desk {
-    let now = clock::now();
+/// Starts to move the ceilings of the configured services.
+pub async fn start(config: &Config, roster: &Roster, meters: Meters, engine: Handle) -> Desk {
     let (desk, asks) = mpsc::channel(ASKS_MAX);
     let (answered, answers) = mpsc::channel(ANSWERS_MAX);
-    let mut services = Vec::with_capacity(numbers.len());
-    let mut targets = Vec::new();
-    for (service, (id, backends)) in config.services.iter().zip(numbers) {
-        let of_backends = || service.backends.iter().zip(backends);
-        targets.extend(of_backends().filter_map(|(one, id)| AgentTarget::new(*id, service, one)));
-        services.push(Service::new(now, *id, service, backends, &meters));
-    }
-    if !targets.is_empty() {
-        tokio::spawn(agent::run(targets, answered));
-    }
-    let governor = Governor {
-        services,
+    let mut governor = Governor {
+        services: Vec::new(),
         meters,
         engine,
         asks,
         answers,
+        agents: Agents::new(answered),
     };
+    block_in_place(|| governor.enroll(clock::now(), config, roster, false));
+    governor.agents.set(targets(config, roster)).await;
     tokio::spawn(governor.run());
     Desk(desk)
 }
 
+/// Each configured service with its number and its back-ends, of which those that are configured
+/// come first.
+fn configured<'a>(
+    config: &'a Config,
+    roster: &'a Roster,
+) -> impl Iterator<
+    Item = (
+        &'a config::Service,
+        &'a Enrolled<ServiceId>,
+        &'a [Enrolled<BackendId>],
+    ),
+> {
+    let enrolled = roster.services.iter().zip(&roster.backends);
+    let services = config.services.iter().zip(enrolled);
+    services.map(|(service, (enrolled, backends))| (service, enrolled, &**backends))
+}
+
+/// The agents of all back-ends that have one.
+fn targets(config: &Config, roster: &Roster) -> Vec<AgentTarget> {
+    let of_service = |(service, _, backends): (&config::Service, _, &[Enrolled<BackendId>])| {
+        let backends = service.backends.iter().zip(backends);
+        let targets = backends.filter_map(|(one, known)| AgentTarget::new(known.id, service, one));
+        targets.collect::<Vec<_>>()
+    };
+    configured(config, roster).flat_map(of_service).collect()
+}
+
 impl Service {
-    fn new(
-        now: Time,
-        id: ServiceId,
-        service: &config::Service,
-        backends: &[BackendId],
-        meters: &Meters,
-    ) -> Self {
-        let records = service.backends.iter().zip(backends);
-        let records = records.map(|(backend, id)| {
-            let reading = meters.read(id.0);
-            Record::new(now, *id, backend, &service.ceiling, reading)
-        });
+    fn new(now: Time, enrolled: &Enrolled<ServiceId>, settings: &Settings) -> Self {
         Self {
-            id,
-            name: service.name.as_str().into(),
-            policy: service.ceiling.policy.label(),
-            interval: service.ceiling.interval,
+            id: enrolled.id,
+            name: Arc::clone(&enrolled.name),
+            address: enrolled.address,
+            policy: settings.policy.label(),
+            interval: settings.interval,
             looked: now,
-            due: now + service.ceiling.interval,
-            backends: records.collect(),
+            due: now + settings.interval,
+            backends: Vec::new(),
         }
+    }
+
+    /// Makes it what is configured of it. A shorter window ends sooner.
+    fn update(&mut self, now: Time, enrolled: &Enrolled<ServiceId>, settings: &Settings) {
+        self.name = Arc::clone(&enrolled.name);
+        self.policy = settings.policy.label();
+        self.interval = settings.interval;
+        self.due = self.due.min(now + settings.interval);
     }
 
     fn next_look(&self) -> Time {
@@ -175,9 +212,7 @@ impl Governor {
                     Some(ask) => self.answer(ask).await,
                     None => return,
                 },
-                Some((backend, report)) = self.answers.recv() => {
-                    self.hear(backend, report).await
-                }
+                Some(answer) = self.answers.recv() => self.hear(answer).await,
                 () = sleep(pause) => self.turn(clock::now()).await,
             };
             if let Err(error) = done {
@@ -205,8 +240,12 @@ impl Governor {
             block_in_place(|| service.look(clock::now(), meters));
             service.due = now + service.interval;
             let Some(window) = window else {
+                // It was removed, and its last flow is gone.
+                service.backends.clear();
                 continue;
             };
+            let there = |id| window.backends.iter().any(|one| one.id == id);
+            service.backends.retain(|record| there(record.id()));
             let mut adjustments = Vec::new();
             for of_backend in &window.backends {
                 let mut records = service.backends.iter_mut();
@@ -217,7 +256,94 @@ impl Governor {
             }
             engine.adjust(adjustments).await?;
         }
+        services.retain(|service| !service.backends.is_empty());
         Ok(())
+    }
+
+    /// The admission thread changes first, and nothing is asked or told of it in between: numbers
+    /// mean the same here and there.
+    async fn configure(&mut self, config: Arc<Config>) -> Result<Roster> {
+        let roster = self.engine.configure(Arc::clone(&config)).await?;
+        let dropped = self.agents.set(targets(&config, &roster)).await;
+        while let Ok(answer) = self.answers.try_recv() {
+            if !dropped.contains(&answer.0) {
+                self.hear(answer).await?;
+            }
+        }
+        let adjustments = block_in_place(|| self.enroll(clock::now(), &config, &roster, true));
+        self.engine.adjust(adjustments).await?;
+        Ok(roster)
+    }
+
+    /// Takes up who is there. Returns what follows for those that stay.
+    fn enroll(
+        &mut self,
+        now: Time,
+        config: &Config,
+        roster: &Roster,
+        running: bool,
+    ) -> Vec<Adjustment> {
+        let mut adjustments = Vec::new();
+        let known = std::mem::take(&mut self.services);
+        let mut known: HashMap<_, _> = known.into_iter().map(|one| (one.id, one)).collect();
+        // The number of one that is gone may be another's now.
+        let mut take = |enrolled: &Enrolled<ServiceId>| {
+            let found = known.remove(&enrolled.id);
+            found.filter(|one| one.address == enrolled.address)
+        };
+        for (settings, enrolled, backends) in configured(config, roster) {
+            let mut service = match take(enrolled) {
+                Some(mut service) => {
+                    service.update(now, enrolled, &settings.ceiling);
+                    service
+                }
+                None => Service::new(now, enrolled, &settings.ceiling),
+            };
+            let mut records: HashMap<_, _> = service
+                .backends
+                .drain(..)
+                .map(|one| (one.id(), one))
+                .collect();
+            for (place, known) in backends.iter().enumerate() {
+                let record = records.remove(&known.id);
+                let mut record = record.filter(|one| one.address() == known.address);
+                let configured = settings.backends.get(place);
+                match (&mut record, configured) {
+                    (Some(record), None) => record.leave(known),
+                    (Some(record), Some(backend)) if !known.came => {
+                        let of = &service.name;
+                        adjustments.push(record.update(now, of, backend, &settings.ceiling));
+                    }
+                    (Some(record), Some(backend)) => record.renew(backend, &settings.ceiling),
+                    (None, Some(backend)) => {
+                        let reading = self.meters.read(known.id.0);
+                        let ceiling = &settings.ceiling;
+                        let mut new = Record::new(now, known.id, backend, ceiling, reading);
+                        if running {
+                            new.come();
+                        }
+                        record = Some(new);
+                    }
+                    (None, None) => {}
+                }
+                service.backends.extend(record);
+            }
+            self.services.push(service);
+        }
+        let rest = roster.services.iter().zip(&roster.backends);
+        for (enrolled, backends) in rest.skip(config.services.len()) {
+            let Some(mut service) = take(enrolled) else {
+                continue;
+            };
+            service.name = Arc::clone(&enrolled.name);
+            for record in &mut service.backends {
+                if let Some(known) = backends.iter().find(|one| one.id == record.id()) {
+                    record.leave(known);
+                }
+            }
+            self.services.push(service);
+        }
+        adjustments
     }
 
     async fn answer(&mut self, ask: Ask) -> Result<()> {
@@ -231,6 +357,14 @@ impl Governor {
                 let done = self.set_ceiling(order).await;
                 let _ = answer.send(done);
             }
+            Ask::Backend(order, answer) => {
+                let done = self.set_backend(order).await;
+                let _ = answer.send(done);
+            }
+            Ask::Configure(config, answer) => {
+                let done = self.configure(config).await;
+                let _ = answer.send(done);
+            }
         }
         Ok(())
     }
@@ -240,12 +374,12 @@ impl Governor {
         for service in &mut self.services {
             service.look(now, &self.meters);
             let mut told = status.services.iter_mut();
-            let Some(told) = told.find(|told| *told.name == *service.name) else {
+            let Some(told) = told.find(|told| told.address == service.address) else {
                 continue;
             };
             for record in &mut service.backends {
                 let mut told = told.backends.iter_mut();
-                if let Some(told) = told.find(|told| told.name == record.name()) {
+                if let Some(told) = told.find(|told| told.address == record.address()) {
                     record.fill_in(now, told);
                 }
             }
@@ -258,23 +392,12 @@ impl Governor {
             backend,
             ceiling,
         } = order;
-        let mut services = self.services.iter_mut();
-        let of = services.find(|known| *known.name == *service);
-        let (of, at) = of
-            .and_then(|of| {
-                let at = of
-                    .backends
-                    .iter()
-                    .position(|known| known.name() == backend)?;
-                Some((of, at))
-            })
-            .with_context(|| format!("no back-end {service}/{backend}"))?;
-        let record = &mut of.backends[at];
+        let (policy, record) = self.find(&service, &backend)?;
         let adjustment = record.pin(clock::now(), &service, ceiling);
         let done = CeilingDone {
             ceiling: record.ceiling(),
             pinned: ceiling.is_some(),
-            policy: of.policy.to_owned(),
+            policy: policy.to_owned(),
             service,
             backend,
         };
@@ -282,12 +405,27 @@ impl Governor {
         Ok(done)
     }
 
+    async fn set_backend(&mut self, order: BackendOrder) -> Result<BackendState> {
+        let (_, record) = self.find(&order.service, &order.backend)?;
+        let (adjustment, state) = record.order(clock::now(), &order.service, order.action)?;
+        self.engine.adjust(vec![adjustment]).await?;
+        Ok(state)
+    }
+
+    /// A back-end by its names, and the policy of its service.
+    fn find(&mut self, service: &str, backend: &str) -> Result<(&'static str, &mut Record)> {
+        let mut services = self.services.iter_mut();
+        let of = services.find(|known| *known.name == *service);
+        of.and_then(|of| {
+            let mut records = of.backends.iter_mut();
+            let record = records.find(|known| known.name() == backend)?;
+            Some((of.policy, record))
+        })
+        .with_context(|| format!("no back-end {service}/{backend}"))
+    }
+
     /// An agent was asked.
-    async fn hear(
-        &mut self,
-        backend: BackendId,
-        report: Result<AgentReport, AgentError>,
-    ) -> Result<()> {
+    async fn hear(&mut self, (backend, report): Answer) -> Result<()> {
         for service in &mut self.services {
             let mut records = service.backends.iter_mut();
             if let Some(record) = records.find(|record| record.id() == backend) {

@@ -1,26 +1,36 @@
 //! What is known of one back-end: what was measured, what its ceiling is, and why.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyhow::{Result, ensure};
+
+use crate::admin::BackendAction;
 use crate::admission::{BackendId, BackendState, BackendWindow, ServiceWindow, Time};
 use crate::agent::AgentError;
-use crate::ceiling::{AgentReport, AgentState, Bounds, Change, Controller, Settings, Window};
+use crate::ceiling::{
+    AgentReport, AgentState, Bounds, Change, Controller, Policy, Settings, Window,
+};
 use crate::config;
-use crate::engine::Adjustment;
+use crate::engine::{Adjustment, Enrolled};
 use crate::measure::{Distribution, Measured, Reading, Recent};
 use crate::status::{
     BackendStatus, CeilingMove, Rate, SuggestedCeiling, TimesBySize, TimesMs, Totals,
 };
 use crate::telemetry::TIMES_BUCKETS;
 
+use super::standing::{Order, Standing};
+
 /// One back-end.
 pub(super) struct Record {
     id: BackendId,
     name: Arc<str>,
+    address: SocketAddr,
+    /// It is configured no more; its flows go on.
+    leaving: bool,
     controller: Controller,
-    /// What its agent said last of its state.
-    state: BackendState,
+    standing: Standing,
     /// Whether its agent gave a report when it was last asked; nothing before it was.
     heard: Option<bool>,
     /// What the program had counted at the last look.
@@ -46,15 +56,13 @@ impl Record {
         settings: &Settings,
         reading: Reading,
     ) -> Self {
-        let bounds = Bounds {
-            min: backend.ceiling.min,
-            max: backend.ceiling.max,
-        };
         Self {
             id,
             name: backend.name.as_str().into(),
-            controller: Controller::new(settings, bounds, backend.ceiling.initial),
-            state: BackendState::Up,
+            address: backend.address,
+            leaving: false,
+            controller: controller(backend, settings),
+            standing: Standing::NEW,
             heard: None,
             reading,
             window: Measured::default(),
@@ -65,6 +73,54 @@ impl Record {
             moved: None,
             moves: BTreeMap::new(),
         }
+    }
+
+    /// It came while others serve: it starts slowly.
+    pub(super) fn come(&mut self) {
+        self.controller.came_up();
+    }
+
+    /// It was removed.
+    pub(super) fn leave(&mut self, enrolled: &Enrolled<BackendId>) {
+        self.name = Arc::clone(&enrolled.name);
+        self.leaving = true;
+    }
+
+    /// It was removed, and comes back: as a new one, but for what was measured.
+    pub(super) fn renew(&mut self, backend: &config::Backend, settings: &Settings) {
+        self.name = backend.name.as_str().into();
+        self.leaving = false;
+        self.standing = Standing::NEW;
+        self.heard = None;
+        self.controller = controller(backend, settings);
+        self.come();
+    }
+
+    /// Makes it what is configured of it. Its ceiling stays, pinned or not, as far as its bounds
+    /// allow; what an operator said of it stays; what its agent said stays while it is asked.
+    pub(super) fn update(
+        &mut self,
+        now: Time,
+        service: &str,
+        backend: &config::Backend,
+        settings: &Settings,
+    ) -> Adjustment {
+        self.name = backend.name.as_str().into();
+        let before = self.controller.ceiling();
+        let mut standing = self.standing;
+        if !matches!(settings.policy, Policy::Agent(_)) {
+            standing.agent = BackendState::Up;
+            self.heard = None;
+        }
+        self.controller.set_settings(settings);
+        self.controller.set_bounds(bounds(backend));
+        self.controller.set_initial(backend.ceiling.initial);
+        self.note_move(now, service, before);
+        self.stand(now, service, standing)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn id(&self) -> BackendId {
@@ -149,7 +205,7 @@ impl Record {
         &mut self,
         now: Time,
         service: &str,
-        answer: Result<AgentReport, AgentError>,
+        answer: std::result::Result<AgentReport, AgentError>,
     ) -> Option<Adjustment> {
         let report = match answer {
             Ok(report) => report,
@@ -164,15 +220,14 @@ impl Record {
         if self.heard.replace(true) == Some(false) {
             tracing::info!(service, backend = &*self.name, "its agent reports again");
         }
-        let before = self.controller.ceiling();
-        let state = self.controller.report(&report).map(|state| match state {
+        let agent = self.controller.report(&report).map(|state| match state {
             AgentState::Up => BackendState::Up,
             AgentState::Drain => BackendState::Draining,
             AgentState::Down => BackendState::Down,
         });
-        let state = state.filter(|state| *state != self.state);
-        if let Some(state) = state {
-            self.state = state;
+        let mut standing = self.standing;
+        if let Some(state) = agent.filter(|state| *state != standing.agent) {
+            standing.agent = state;
             let message = report.message.as_deref().unwrap_or_default();
             tracing::info!(
                 service,
@@ -181,16 +236,58 @@ impl Record {
                 message,
                 "its agent says"
             );
-            if state == BackendState::Up {
-                self.controller.came_up();
-            }
+        }
+        Some(self.stand(now, service, standing))
+    }
+
+    /// An operator orders something. Returns what is to be done and the state that it comes to.
+    pub(super) fn order(
+        &mut self,
+        now: Time,
+        service: &str,
+        action: BackendAction,
+    ) -> Result<(Adjustment, BackendState)> {
+        let resumes = action == BackendAction::Resume;
+        ensure!(
+            !(self.leaving && resumes),
+            "{service}/{} is configured no more; it comes back with a configuration that has it",
+            self.name
+        );
+        let standing = Standing {
+            operator: match action {
+                BackendAction::Drain => Order::Drain,
+                BackendAction::Resume => Order::Serve,
+                BackendAction::Disable => Order::Disable,
+            },
+            ..self.standing
+        };
+        let adjustment = Adjustment {
+            reset: Some(action == BackendAction::Disable),
+            ..self.stand(now, service, standing)
+        };
+        let state = match self.standing.state() {
+            _ if self.leaving => BackendState::Draining,
+            state => state,
+        };
+        let action = action.label();
+        tracing::info!(service, backend = &*self.name, action, ?state, "ordered");
+        Ok((adjustment, state))
+    }
+
+    /// Takes up what is said of it. A back-end that comes up by that starts slowly.
+    fn stand(&mut self, now: Time, service: &str, standing: Standing) -> Adjustment {
+        let before = self.controller.ceiling();
+        let was = std::mem::replace(&mut self.standing, standing).state();
+        let state = standing.state();
+        if state == BackendState::Up && was != state {
+            self.controller.came_up();
         }
         self.note_move(now, service, before);
-        Some(Adjustment {
+        Adjustment {
             ceiling: Some(self.controller.ceiling()),
-            state,
+            state: (state != was).then_some(state),
             ..Adjustment::of(self.id)
-        })
+        }
     }
 
     /// Tells of a move, if there was one.
@@ -251,6 +348,17 @@ impl Record {
             bytes_out: counters.bytes_out,
         };
     }
+}
+
+fn bounds(backend: &config::Backend) -> Bounds {
+    Bounds {
+        min: backend.ceiling.min,
+        max: backend.ceiling.max,
+    }
+}
+
+fn controller(backend: &config::Backend, settings: &Settings) -> Controller {
+    Controller::new(settings, bounds(backend), backend.ceiling.initial)
 }
 
 fn times_ms(times: &Distribution) -> TimesMs {

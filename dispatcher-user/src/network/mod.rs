@@ -131,8 +131,13 @@ impl Network {
 
     /// Replaces the addresses that are kept resolved. A view with all of them follows.
     pub fn set_targets(&self, targets: impl IntoIterator<Item = IpAddr>) {
-        let targets = targets.into_iter().map(|ip| ip.to_canonical()).collect();
-        self.targets.send_replace(targets);
+        let targets: BTreeSet<_> = targets.into_iter().map(|ip| ip.to_canonical()).collect();
+        // The same again is no reason to look at everything.
+        self.targets.send_if_modified(|known| {
+            let differ = *known != targets;
+            *known = targets;
+            differ
+        });
     }
 
     /// Ends the watcher, and takes back what the kernel was asked to keep alive.

@@ -290,3 +290,67 @@ fn an_overload_of_timers_is_dealt_with_in_portions() {
     assert_eq!(admission.queued_count(), 0);
     assert_eq!(admission.poll_timeout(), None);
 }
+
+#[test]
+fn a_removed_back_end_that_comes_back_has_its_flows_count_against_its_ceiling() {
+    let mut bench = Bench::new(SETTINGS, &[2]);
+    bench.syn(0, 'a');
+    bench.admission.remove_backend(ms(1), BackendId(0));
+    assert_eq!(bench.syn(2, 'b'), NOTHING);
+    assert_eq!(bench.syn(3, 'c'), NOTHING);
+    let revived = bench
+        .admission
+        .revive_backend(ms(4), BackendId(0), backend_settings(2));
+    assert_eq!(revived, Ok(true));
+    assert_eq!(bench.commands(), ["admit b1 to 0 after 2 ms"]);
+    let backend = bench.backend(0);
+    assert_eq!((backend.half_open, backend.leaving), (2, false));
+    assert_eq!(bench.phase(5, 'a', ENDED), ["admit c1 to 0 after 2 ms"]);
+    assert_eq!(bench.pass(1005), ["remove a from 0: Ended"]);
+    assert!(bench.admission.backend(BackendId(0)).is_some(), "it stays");
+}
+
+#[test]
+fn what_is_not_there_or_was_not_removed_cannot_come_back() {
+    let mut bench = Bench::new(SETTINGS, &[2]);
+    for id in [0, 7] {
+        let revived = bench
+            .admission
+            .revive_backend(ms(0), BackendId(id), backend_settings(2));
+        assert_eq!(revived, Ok(false));
+    }
+    bench.syn(0, 'a');
+    bench.admission.remove_service(ms(1), bench.service);
+    let revive = |bench: &mut Bench| {
+        bench
+            .admission
+            .revive_backend(ms(2), BackendId(0), backend_settings(2))
+    };
+    assert_eq!(revive(&mut bench), Err(AddError::NoService));
+    assert!(
+        bench
+            .admission
+            .revive_service(ms(2), bench.service, SETTINGS)
+    );
+    assert_eq!(revive(&mut bench), Ok(true));
+    assert_eq!(bench.syn(3, 'b'), ["admit b1 to 0"]);
+    assert_eq!(bench.syn(4, 'c'), NOTHING, "the flow from before counts");
+}
+
+#[test]
+fn changes_made_at_once_release_nobody_before_all_are_made() {
+    let mut bench = Bench::new(SETTINGS, &[0, 0]);
+    for (at, client) in (0..).zip("ab".chars()) {
+        bench.syn(at, client);
+    }
+    bench.admission.hold();
+    bench.admission.set_ceiling(ms(5), BackendId(0), 2);
+    bench.admission.set_ceiling(ms(5), BackendId(1), 2);
+    bench.admission.remove_backend(ms(5), BackendId(0));
+    assert_eq!(bench.commands(), NOTHING);
+    bench.admission.go_on(ms(5));
+    assert_eq!(
+        bench.commands(),
+        ["admit a1 to 1 after 5 ms", "admit b1 to 1 after 4 ms"]
+    );
+}

@@ -45,6 +45,7 @@ enum Happening {
     ReplaceGroup(usize),
     Window(usize),
     RemoveBackend(usize),
+    ReviveBackend(usize, Change),
     UpdateService(usize, ServiceSettings),
     ReplaceService(usize),
     Pass(u64),
@@ -118,6 +119,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => which.prop_map(H::ReplaceGroup),
         3 => which.prop_map(H::Window),
         2 => which.prop_map(H::RemoveBackend),
+        4 => (which, change()).prop_map(|(backend, new)| H::ReviveBackend(backend, new)),
         2 => (which, settings()).prop_map(|(service, new)| H::UpdateService(service, new)),
         1 => which.prop_map(H::ReplaceService),
         10 => (0..5000u64).prop_map(H::Pass),
@@ -290,6 +292,22 @@ impl World {
             }
             Happening::RemoveBackend(backend) => {
                 admission.remove_backend(now, pick(backend, &backends)?);
+            }
+            Happening::ReviveBackend(backend, new) => {
+                let id = pick(backend, &backends)?;
+                let was = admission.backend(id)?;
+                let settings = BackendSettings {
+                    weight: new.weight,
+                    group: new.group.map(|group| groups[group]),
+                    ..backend_settings(new.ceiling)
+                };
+                let service = admission.service(was.service)?;
+                let expected = if was.leaving && service.leaving {
+                    Err(AddError::NoService)
+                } else {
+                    Ok(was.leaving)
+                };
+                assert_eq!(admission.revive_backend(now, id, settings), expected);
             }
             Happening::UpdateService(service, settings) => {
                 admission.update_service(now, services[service % SERVICES], settings);

@@ -1,0 +1,114 @@
+//! Resets the connections of back-ends that an operator disabled: an RST to both ends of each. The
+//! flows lie anywhere in the table, so it is gone through once, some of it each turn.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use dispatcher_common::flow::{FlowEntry, FlowPair};
+use dispatcher_common::link::NextHop;
+use dispatcher_common::tcp::Phase;
+use foldhash::quality::RandomState;
+
+use super::Engine;
+use super::effects::is_known;
+use super::syn::Packet;
+use crate::admission::{BackendId, FlowState, Time};
+
+/// Places of the flow table that are looked at in one turn.
+const LOOKED_AT_A_TURN: u32 = 4096;
+/// Connections that are reset in one turn.
+const RESET_A_TURN: u32 = 128;
+
+/// Whose connections are being reset, and how far that has come.
+#[derive(Default)]
+pub(super) struct Resets {
+    backends: HashSet<BackendId, RandomState>,
+    /// The next place of the flow table to look at.
+    next: u32,
+}
+
+impl Resets {
+    /// Begins with a back-end. The table is gone through from its start for all of them.
+    pub(super) fn begin(&mut self, backend: BackendId) {
+        self.backends.insert(backend);
+        self.next = 0;
+    }
+
+    /// Leaves alone what a back-end still has.
+    pub(super) fn cancel(&mut self, backend: BackendId) {
+        self.backends.remove(&backend);
+    }
+}
+
+impl Engine {
+    /// Resets some of the connections that are to be. Returns whether more may be left.
+    pub(super) fn reset_some(&mut self, now: Time) -> bool {
+        if self.resets.backends.is_empty() {
+            return false;
+        }
+        let end = self.admission.flow_capacity();
+        let mut reset = 0;
+        for _ in 0..LOOKED_AT_A_TURN {
+            if self.resets.next >= end || reset == RESET_A_TURN {
+                break;
+            }
+            let flow = self.admission.flow_at(self.resets.next);
+            self.resets.next += 1;
+            let Some(flow) = flow.filter(|flow| {
+                flow.state != FlowState::Lingering && self.resets.backends.contains(&flow.backend)
+            }) else {
+                continue;
+            };
+            if let Some(pair) = self.datapath.flows().get(&flow.key) {
+                self.reset_both(&pair);
+            }
+            // Late packets, and what an end that did not take its RST says, are still translated.
+            self.admission.handle_phase(now, flow.id, Phase::RESET);
+            reset += 1;
+        }
+        if self.resets.next >= end {
+            self.resets = Resets::default();
+        }
+        self.carry_out(now);
+        !self.resets.backends.is_empty()
+    }
+
+    fn reset_both(&mut self, pair: &FlowPair) {
+        let FlowPair {
+            forward_key,
+            reply_key,
+            forward,
+            reply,
+        } = pair;
+        let to_client = resets(reply, forward);
+        for (seq, ack) in to_client {
+            let packet = Packet::reset(&forward_key.reversed(), seq, ack);
+            self.send_reset(&reply.next_hop, &packet, forward_key.src.ip());
+        }
+        for (seq, ack) in resets(forward, reply) {
+            let packet = Packet::reset(&reply_key.reversed(), seq, ack);
+            self.send_reset(&forward.next_hop, &packet, reply_key.src.ip());
+        }
+    }
+
+    fn send_reset(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
+        let sent = if is_known(way) {
+            self.sockets.send(way, packet)
+        } else {
+            self.host_stack.send(packet, to)
+        };
+        self.count_drop(sent);
+    }
+}
+
+/// Sequence and acknowledgement numbers of the RSTs to the receiver of `own`'s packets. It obeys
+/// one that stands exactly where it expects the next byte (RFC 5961 3.2): at the end of what was
+/// sent to it, or, if some of that was lost, where it has acknowledged.
+fn resets(own: &FlowEntry, peer: &FlowEntry) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let (sent, acknowledged) = (own.track.seq_end, peer.track.ack);
+    let behind = (acknowledged != sent && peer.track.ack != 0).then_some(acknowledged);
+    let ack = peer.track.seq_end;
+    std::iter::once(sent)
+        .chain(behind)
+        .map(move |seq| (seq, ack))
+}
