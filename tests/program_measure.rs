@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use Sender::{Backend, Client};
-use aya::maps::{Map, MapData, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use dispatcher_common::flow::{FlowEntry, FlowPair};
-use dispatcher_common::maps::TIMES;
+use dispatcher_common::maps::{BACKENDS, TIMES};
 use dispatcher_common::measure::{FAREWELL_MAX, Histogram, Kind, UNIT_NANOS};
 use dispatcher_common::service::BackendCounters;
 use dispatcher_tests::packet::{
@@ -574,6 +574,17 @@ fn a_back_end_that_goes_takes_its_times_along() {
         assert_eq!(measured.count(), processors as u64, "one of each processor");
         assert_eq!(measured.max(), Duration::from_nanos(value * UNIT_NANOS));
     }
+    let pinned = MapData::from_pin(pin_path.join(BACKENDS.name)).unwrap();
+    let mut counted: PerCpuArray<_, BackendCounters> = Map::PerCpuArray(pinned).try_into().unwrap();
+    let some = BackendCounters {
+        requests: 3,
+        ..BackendCounters::default()
+    };
+    let some = PerCpuValues::try_from(vec![some; processors]).unwrap();
+    counted.set(2, some, 0).unwrap();
+    assert_eq!(meters.read(2).counters.requests, 3 * processors as u64);
+    datapath.measure_anew(2).unwrap();
+    assert_eq!(meters.read(2), Reading::default(), "another has its number");
     datapath.measure(1).unwrap();
     datapath.measure_only(&[1, 4095]);
     assert_eq!(times.keys().count(), 4);

@@ -141,6 +141,14 @@ pub fn reload_under_load(time: Duration) {
             "back-end {i} had {} at once",
             server.count().most()
         );
+        // Each connection has one request; of a back-end that was gone, those before are not counted.
+        let begun = status.backend(i, "total/requests");
+        let label = format!("backend=\"web-{}\"", i + 1);
+        let answered = daemon.metric("dispatcher_backend_response_seconds_count", &label);
+        let answered = answered.expect("metrics");
+        let peers = server.count().peers().len() as u64;
+        assert!(begun <= peers, "{begun} requests on {peers} connections");
+        assert!(answered <= peers as f64, "{answered} answers of {peers}");
         given += server.count().peers().len() as u64;
         assert_eq!(status.state(i), "up");
     }

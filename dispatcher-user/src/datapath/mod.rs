@@ -20,7 +20,7 @@ use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::maps;
 use dispatcher_common::measure::Histogram;
-use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 pub use flows::{FlowTable, InstallError};
 pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
@@ -146,6 +146,7 @@ pub struct Datapath {
     xsks: XskMap<MapData>,
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
+    backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
 }
 
@@ -189,6 +190,7 @@ impl Datapath {
             xsks: take(&mut ebpf, maps::XSKS.name)?,
             events: take(&mut ebpf, maps::EVENTS.name)?,
             counters: take(&mut ebpf, maps::COUNTERS.name)?,
+            backends: take(&mut ebpf, maps::BACKENDS.name)?,
             times: take(&mut ebpf, maps::TIMES.name)?,
             pin_path: config.pin_path.clone(),
             adopted,

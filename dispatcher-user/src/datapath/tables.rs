@@ -7,8 +7,9 @@ use std::os::fd::BorrowedFd;
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::measure::{Histogram, Kind};
-use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
+use aya::Pod;
 use aya::maps::PerCpuValues;
 
 use super::{Datapath, DatapathError};
@@ -81,13 +82,29 @@ impl Datapath {
         let refused = |error| DatapathError::refused("a back-end's times", &error);
         for key in Kind::ALL.map(|kind| kind.key(backend)) {
             if self.times.get(&key, 0).is_err() {
-                let empty = nothing_measured().map_err(|error| {
+                let empty = for_each_processor(Histogram::EMPTY).map_err(|error| {
                     DatapathError::refused("a value for each processor", &error)
                 })?;
                 self.times.insert(key, empty, 0).map_err(refused)?;
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::measure`], for one whose number no flow has: whatever was counted under it is
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an element.
+    pub fn measure_anew(&mut self, backend: u32) -> Result<(), DatapathError> {
+        self.measure_no_more(backend);
+        let none = for_each_processor(BackendCounters::default())
+            .map_err(|error| DatapathError::refused("a value for each processor", &error))?;
+        self.backends
+            .set(backend, none, 0)
+            .map_err(|error| DatapathError::refused("a back-end's counters", &error))?;
+        self.measure(backend)
     }
 
     /// Has times of a back-end measured no more, and forgets those that were.
@@ -140,7 +157,7 @@ impl Datapath {
     }
 }
 
-fn nothing_measured() -> io::Result<PerCpuValues<Histogram>> {
+fn for_each_processor<T: Pod>(value: T) -> io::Result<PerCpuValues<T>> {
     let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    PerCpuValues::try_from(vec![Histogram::EMPTY; processors])
+    PerCpuValues::try_from(vec![value; processors])
 }

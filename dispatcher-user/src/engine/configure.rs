@@ -38,10 +38,31 @@ pub struct Enrolled<Id> {
     pub name: Arc<str>,
     /// What it is known by.
     pub address: SocketAddr,
+    /// How it stands since the change.
+    pub since: Since,
+}
+
+/// What a change has made of a service or a back-end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Since {
+    /// It was there before.
+    Kept,
+    /// It had been removed, and its flows count on.
+    Revived,
+    /// It was not there, though another may have had its number.
+    New,
     /// It was removed; its flows go on.
-    pub leaving: bool,
-    /// It was not there before this change, or was removed.
-    pub came: bool,
+    Leaving,
+}
+
+impl<Id> Fate<Id> {
+    const fn since(&self) -> Since {
+        match self {
+            Self::Kept(_) => Since::Kept,
+            Self::Revived(_) => Since::Revived,
+            Self::New => Since::New,
+        }
+    }
 }
 
 impl Engine {
@@ -277,7 +298,11 @@ impl Engine {
             address: backend.address,
             next_hop: way_to(&self.network, backend.address.ip()),
         };
-        if let Err(error) = self.datapath.measure(id.0) {
+        let measured = match self.is_starting() {
+            true => self.datapath.measure(id.0),
+            false => self.datapath.measure_anew(id.0),
+        };
+        if let Err(error) = measured {
             tracing::error!(%error, backend = backend.name, "its times are not measured");
         }
         Some(id)
@@ -381,42 +406,23 @@ impl Engine {
         self.names.send_replace(Arc::new(names));
     }
 
+    /// Those of the configuration stand in its order, as the plan's do.
     fn roster(&self, plan: &Plan) -> Roster {
-        let kept = plan.services.iter().flat_map(|(fate, fates)| {
-            let service = match fate {
-                Fate::Kept(id) => Some(*id),
-                Fate::Revived(_) | Fate::New => None,
-            };
-            let backends = fates.iter().filter_map(|fate| match fate {
-                Fate::Kept(id) => Some(*id),
-                Fate::Revived(_) | Fate::New => None,
-            });
-            let backends: Vec<_> = backends.collect();
-            Some((service, backends))
-        });
-        let (services, backends): (Vec<_>, Vec<_>) = kept.unzip();
-        let services: HashSet<_> = services.into_iter().flatten().collect();
-        let backends: HashSet<_> = backends.into_iter().flatten().collect();
         let mut roster = Roster::default();
-        for info in &self.services {
-            let leaving = self.is_leaving(info.id);
+        for (at, info) in self.services.iter().enumerate() {
+            let planned = plan.services.get(at);
             roster.services.push(Enrolled {
                 id: info.id,
                 name: Arc::clone(&info.name),
                 address: info.address,
-                leaving,
-                came: !leaving && !services.contains(&info.id),
+                since: planned.map_or(Since::Leaving, |(fate, _)| fate.since()),
             });
-            let enrolled = info.backends.iter().map(|one| {
-                let view = self.admission.backend(one.id);
-                let leaving = view.is_none_or(|view| view.leaving);
-                Enrolled {
-                    id: one.id,
-                    name: Arc::clone(&one.name),
-                    address: one.address,
-                    leaving,
-                    came: !leaving && !backends.contains(&one.id),
-                }
+            let fates = planned.map_or(&[][..], |(_, fates)| fates);
+            let enrolled = info.backends.iter().enumerate().map(|(at, one)| Enrolled {
+                id: one.id,
+                name: Arc::clone(&one.name),
+                address: one.address,
+                since: fates.get(at).map_or(Since::Leaving, Fate::since),
             });
             roster.backends.push(enrolled.collect());
         }

@@ -37,7 +37,7 @@ use crate::datapath::{AttachedMode, Datapath};
 use crate::network::{NetworkView, Way};
 use crate::telemetry::{self, Telemetry};
 
-pub use configure::{Enrolled, Roster};
+pub use configure::{Enrolled, Roster, Since};
 pub use handle::{Adjustment, Handle};
 pub use plan::NoRoom;
 pub use start::{Running, Started, start};

@@ -21,7 +21,8 @@ use crate::agent::{AgentTarget, Agents, Answer};
 use crate::ceiling::Settings;
 use crate::config::{self, Config};
 use crate::datapath::Meters;
-use crate::engine::{Adjustment, Enrolled, Handle, Roster, clock};
+use crate::engine::{Adjustment, Enrolled, Handle, Roster, Since, clock};
+use crate::measure::Reading;
 use crate::status::Status;
 
 use record::Record;
@@ -289,7 +290,7 @@ impl Governor {
         // The number of one that is gone may be another's now.
         let mut take = |enrolled: &Enrolled<ServiceId>| {
             let found = known.remove(&enrolled.id);
-            found.filter(|one| one.address == enrolled.address)
+            found.filter(|_| enrolled.since != Since::New)
         };
         for (settings, enrolled, backends) in configured(config, roster) {
             let mut service = match take(enrolled) {
@@ -306,26 +307,34 @@ impl Governor {
                 .collect();
             for (place, known) in backends.iter().enumerate() {
                 let record = records.remove(&known.id);
-                let mut record = record.filter(|one| one.address() == known.address);
                 let configured = settings.backends.get(place);
-                match (&mut record, configured) {
-                    (Some(record), None) => record.leave(known),
-                    (Some(record), Some(backend)) if !known.came => {
-                        let of = &service.name;
-                        adjustments.push(record.update(now, of, backend, &settings.ceiling));
+                let (of, ceiling) = (&service.name, &settings.ceiling);
+                let record = match (record, configured, known.since) {
+                    (Some(mut record), Some(backend), Since::Kept) => {
+                        adjustments.push(record.update(now, of, backend, ceiling));
+                        Some(record)
                     }
-                    (Some(record), Some(backend)) => record.renew(backend, &settings.ceiling),
-                    (None, Some(backend)) => {
+                    (Some(mut record), Some(backend), Since::Revived) => {
+                        record.renew(backend, ceiling);
+                        Some(record)
+                    }
+                    (Some(mut record), _, Since::Leaving) => {
+                        record.leave(known);
+                        Some(record)
+                    }
+                    (_, Some(backend), _) if running => {
+                        // Nothing is counted of one that is new.
+                        let nothing = Reading::default();
+                        let mut new = Record::new(now, known.id, backend, ceiling, nothing);
+                        new.come();
+                        Some(new)
+                    }
+                    (_, Some(backend), _) => {
                         let reading = self.meters.read(known.id.0);
-                        let ceiling = &settings.ceiling;
-                        let mut new = Record::new(now, known.id, backend, ceiling, reading);
-                        if running {
-                            new.come();
-                        }
-                        record = Some(new);
+                        Some(Record::new(now, known.id, backend, ceiling, reading))
                     }
-                    (None, None) => {}
-                }
+                    (_, None, _) => None,
+                };
                 service.backends.extend(record);
             }
             self.services.push(service);
