@@ -120,7 +120,7 @@ async fn events(State(pages): State<Pages>, Query(wanted): Query<Wanted>) -> Res
     news.mark_changed();
     let following = Following {
         news,
-        view: View::new(wanted.filter),
+        view: View::new(&wanted.filter),
         end: Box::pin(sleep(STREAM_TIME)),
         _place: place,
     };
@@ -195,7 +195,7 @@ struct Sum {
 }
 
 impl View {
-    fn new(filter: String) -> Self {
+    fn new(filter: &str) -> Self {
         Self {
             filter: filter.to_lowercase(),
             told: HashMap::new(),
