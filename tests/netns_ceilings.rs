@@ -76,7 +76,7 @@ impl Drop for Crowd {
 
 fn text(daemon: &Daemon, pointer: &str) -> String {
     let status = daemon.status().0;
-    let found = status.pointer(pointer).and_then(|value| value.as_str());
+    let found = status.pointer(pointer).and_then(serde_json::Value::as_str);
     found
         .unwrap_or_else(|| panic!("no text at {pointer} in {status:#}"))
         .to_owned()
@@ -86,7 +86,7 @@ fn text(daemon: &Daemon, pointer: &str) -> String {
 fn milliseconds(daemon: &Daemon, pointer: &str) -> f64 {
     let status = daemon.status().0;
     let pointer = format!("/services/0/backends/0/{pointer}");
-    let found = status.pointer(&pointer).and_then(|value| value.as_f64());
+    let found = status.pointer(&pointer).and_then(serde_json::Value::as_f64);
     found.unwrap_or_else(|| panic!("nothing at {pointer} in {status:#}"))
 }
 

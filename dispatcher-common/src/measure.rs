@@ -5,7 +5,9 @@
 //! *answers* with its first new payload after that. So requests that are sent before the answer to
 //! the first has begun count as one; a server that speaks first answers nothing; and a repeated
 //! segment neither asks nor answers. What is asked before everything that the back-end sent was
-//! acknowledged is not measured: nobody could tell which of its bytes answer it.
+//! acknowledged is not measured: nobody could tell which of its bytes answer it. What a server says
+//! of its own accord after it was asked is taken for the answer: TLS 1.3's session tickets, which
+//! many servers send before they answer a connection's first request, make that one look short.
 
 use crate::header::TcpFlags;
 use crate::tcp::{SegmentView, Track};
@@ -196,9 +198,9 @@ impl Histogram {
         if let Some(count) = self.buckets.get_mut(bucket(value)) {
             *count = count.wrapping_add(1);
         }
-        self.sum = self.sum.wrapping_add(value as u64);
+        self.sum = self.sum.wrapping_add(u64::from(value));
         let peak = &mut self.peaks[ticks as usize % PEAKS];
-        let word = (ticks as u64) << 32 | value as u64;
+        let word = u64::from(ticks) << 32 | u64::from(value);
         if *peak < word {
             *peak = word;
         }

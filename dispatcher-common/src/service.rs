@@ -61,7 +61,8 @@ pub struct BackendCounters {
     pub bytes_in: u64,
     /// Bytes to clients, from the IP header on.
     pub bytes_out: u64,
-    /// Requests for which a clock started (see [`measure`](crate::measure)).
+    /// Requests for which a clock started (see [`measure`](crate::measure)); what turned out to be
+    /// a farewell is among them.
     pub requests: u64,
     /// Connections that ended while a request on them had no answer.
     pub unanswered: u64,

@@ -1,5 +1,5 @@
-//! What a decision costs, with one and with 1024 back-ends, with an empty and a full queue. The
-//! aim is 300 ns, and no more with many back-ends or a full queue.
+//! What a decision costs, with one and with 1024 back-ends, with an empty and a full queue, for
+//! each way to balance. The aim is 300 ns, and no more with many back-ends or a full queue.
 //!
 //! A decision is one input (a SYN, or the end of a connection) with every command that follows from
 //! it, the deadlines that are due, and the removal of the flow that has lingered. Where the state
@@ -14,8 +14,8 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendSettings, Balance, Ceiling, Command, FlowId, Overflow, ServiceId,
-    ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, BackendState, Balance, Ceiling, Command, FlowId,
+    GROUPS_PER_SERVICE_MAX, Overflow, ServiceId, ServiceSettings, Time,
 };
 use foldhash::quality::RandomState;
 
@@ -40,6 +40,43 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     balance: Balance::RoundRobin,
 };
 
+/// A service's back-ends, and which of them takes a request.
+#[derive(Clone, Copy)]
+struct Pool {
+    name: &'static str,
+    balance: Balance,
+    /// Greatest weight; a back-end has one of those up to it.
+    weights: u32,
+    /// Groups that the back-ends are spread over; never full.
+    groups: u32,
+}
+
+const POOLS: [Pool; 6] = [
+    Pool::new("round-robin", Balance::RoundRobin),
+    Pool {
+        weights: 4,
+        ..Pool::new("round-robin, weighted", Balance::RoundRobin)
+    },
+    Pool {
+        groups: GROUPS_PER_SERVICE_MAX,
+        ..Pool::new("round-robin, 8 groups", Balance::RoundRobin)
+    },
+    Pool::new("least-connections", Balance::LeastConnections),
+    Pool::new("least-response-time", Balance::LeastResponseTime),
+    Pool::new("source-hash", Balance::SourceHash),
+];
+
+impl Pool {
+    const fn new(name: &'static str, balance: Balance) -> Self {
+        Self {
+            name,
+            balance,
+            weights: 1,
+            groups: 0,
+        }
+    }
+}
+
 /// A service under a steady stream of requests, each from a client of its own.
 struct Stream {
     admission: Admission<Request, RandomState>,
@@ -52,25 +89,34 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(settings: ServiceSettings, backends: u32, ceiling: u32) -> Self {
+    fn new(pool: Pool, backends: u32, ceiling: u32) -> Self {
         let mut admission = Admission::new(FLOWS, RandomState::default());
-        let service = admission.add_service(settings).expect("the first service");
-        let backend = BackendSettings {
-            addr: Addr::from_v4_bytes([10, 0, 0, 11]),
-            port: Port::new(8080),
-            ceiling: Ceiling {
-                initial: ceiling,
-                min: 0,
-                max: ceiling,
-            },
-            capacity: u32::MAX,
-            weight: 1,
-            group: None,
+        let settings = ServiceSettings {
+            balance: pool.balance,
+            ..SETTINGS
         };
-        for _ in 0..backends {
-            admission
+        let service = admission.add_service(settings).expect("the first service");
+        let groups: Vec<_> = (0..pool.groups)
+            .map(|_| admission.add_group(u32::MAX).expect("few groups"))
+            .collect();
+        for number in 0..backends {
+            let backend = BackendSettings {
+                addr: Addr::from_v4_bytes((0x0a00_0000 + number).to_be_bytes()),
+                port: Port::new(8080),
+                ceiling: Ceiling {
+                    initial: ceiling,
+                    min: 0,
+                    max: ceiling,
+                },
+                capacity: u32::MAX,
+                weight: 1 + number % pool.weights,
+                group: groups.get(number as usize % groups.len().max(1)).copied(),
+            };
+            let id = admission
                 .add_backend(Time::ZERO, service, backend)
                 .expect("few back-ends");
+            let response = Duration::from_micros(500 + u64::from(id.0 * 7919 % 1000));
+            admission.set_response_time(id, Some(response));
         }
         Self {
             admission,
@@ -83,8 +129,8 @@ impl Stream {
     }
 
     /// With half of the slots taken, and as many flows that linger as do in a steady state.
-    fn flowing(backends: u32) -> Self {
-        let mut stream = Self::new(SETTINGS, backends, 4096);
+    fn flowing(pool: Pool, backends: u32) -> Self {
+        let mut stream = Self::new(pool, backends, 4096);
         for _ in 0..2048 {
             stream.request();
         }
@@ -96,8 +142,8 @@ impl Stream {
     }
 
     /// With every slot taken, and as many requests that wait as the queue holds.
-    fn saturated(backends: u32) -> Self {
-        let mut stream = Self::new(SETTINGS, backends, 2048 / backends);
+    fn saturated(pool: Pool, backends: u32) -> Self {
+        let mut stream = Self::new(pool, backends, 2048 / backends);
         for _ in 0..2048 + QUEUE {
             stream.request();
         }
@@ -148,13 +194,16 @@ impl Stream {
 }
 
 /// Runs in a round of one row.
-const RUNS: u32 = 20_000;
+const RUNS: u32 = 2_000;
 /// Rounds of all rows; odd, for the median.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 151;
+/// Times that a hash table is made anew; odd, for the median.
+const REMAKES: usize = 101;
 
 /// One line of the table.
 struct Row {
     name: &'static str,
+    pool: &'static str,
     backends: u32,
     /// Decisions in one run.
     decisions: u32,
@@ -176,69 +225,119 @@ impl Row {
     }
 }
 
-fn rows(backends: u32) -> [Row; 4] {
-    let row = |name, decisions, stream, run| Row {
-        name,
-        backends,
-        decisions,
-        stream,
-        run,
-        measured: Vec::new(),
-    };
+/// What changes with the way to balance: a back-end is picked, a slot is given back.
+fn picking(pool: Pool, backends: u32) -> [Row; 2] {
     [
-        row(
-            "empty queue: admit; a connection ends",
-            2,
-            Stream::flowing(backends),
-            |stream, _| {
+        Row {
+            name: "empty queue: admit; a connection ends",
+            pool: pool.name,
+            backends,
+            decisions: 2,
+            stream: Stream::flowing(pool, backends),
+            run: |stream, _| {
                 stream.request();
                 stream.end();
             },
-        ),
-        row(
-            "full queue: an end releases; a request waits",
-            2,
-            Stream::saturated(backends),
-            |s, _| {
-                s.end();
-                s.request();
-            },
-        ),
-        row(
-            "full queue: a retransmission",
-            1,
-            Stream::saturated(backends),
-            |stream, step| {
-                // An odd stride, so that memory is not walked in order.
-                stream.syn(2049 + step.wrapping_mul(40_503) % QUEUE);
-            },
-        ),
-        row(
-            "full queue: a refusal",
-            1,
-            Stream::saturated(backends),
-            |stream, _| {
+            measured: Vec::new(),
+        },
+        Row {
+            name: "full queue: an end releases; a request waits",
+            pool: pool.name,
+            backends,
+            decisions: 2,
+            stream: Stream::saturated(pool, backends),
+            run: |stream, _| {
+                stream.end();
                 stream.request();
             },
-        ),
+            measured: Vec::new(),
+        },
     ]
 }
 
+/// What does not.
+fn queueing(backends: u32) -> [Row; 2] {
+    [
+        Row {
+            name: "full queue: a retransmission",
+            pool: POOLS[0].name,
+            backends,
+            decisions: 1,
+            stream: Stream::saturated(POOLS[0], backends),
+            run: |stream, step| {
+                // An odd stride, so that memory is not walked in order.
+                stream.syn(2049 + step.wrapping_mul(40_503) % QUEUE);
+            },
+            measured: Vec::new(),
+        },
+        Row {
+            name: "full queue: a refusal",
+            pool: POOLS[0].name,
+            backends,
+            decisions: 1,
+            stream: Stream::saturated(POOLS[0], backends),
+            run: |stream, _| stream.request(),
+            measured: Vec::new(),
+        },
+    ]
+}
+
+/// The request for which the hash table is made anew, because a back-end went down or came up;
+/// microseconds, the median and the least.
+fn remake(backends: u32) -> (f64, f64) {
+    let mut stream = Stream::new(
+        Pool::new("source-hash", Balance::SourceHash),
+        backends,
+        4096,
+    );
+    let mut measured: Vec<_> = [BackendState::Down, BackendState::Up]
+        .into_iter()
+        .cycle()
+        .take(REMAKES)
+        .map(|state| {
+            stream
+                .admission
+                .set_state(stream.now, BackendId(backends / 2), state);
+            let start = Instant::now();
+            stream.request();
+            start.elapsed().as_nanos() as f64 / 1000.0
+        })
+        .collect();
+    measured.sort_by(f64::total_cmp);
+    (measured[REMAKES / 2], measured[0])
+}
+
 fn main() {
-    let mut rows: Vec<Row> = BACKENDS.into_iter().flat_map(rows).collect();
+    let mut rows: Vec<Row> = Vec::new();
+    for backends in BACKENDS {
+        rows.extend(queueing(backends));
+    }
+    for pool in POOLS {
+        for backends in BACKENDS {
+            rows.extend(picking(pool, backends));
+        }
+    }
     for _ in 0..ROUNDS {
         rows.iter_mut().for_each(Row::measure);
     }
     println!(
-        "{:<46} {:>9} {:>8} {:>8}",
-        "admission, ns a decision", "back-ends", "median", "least"
+        "{:<46} {:<22} {:>9} {:>8} {:>8}",
+        "admission, ns a decision", "balance", "back-ends", "median", "least"
     );
     for row in &mut rows {
         row.measured.sort_by(f64::total_cmp);
         let (median, least) = (row.measured[ROUNDS / 2], row.measured[0]);
         println!(
-            "{:<46} {:>9} {median:>8.0} {least:>8.0}",
-            row.name, row.backends
+            "{:<46} {:<22} {:>9} {median:>8.0} {least:>8.0}",
+            row.name, row.pool, row.backends
+        );
+    }
+    println!();
+    for backends in [2, 40, 1024] {
+        let (median, least) = remake(backends);
+        println!(
+            "{:<46} {backends:>32} {median:>5.0} us {least:>5.0} us",
+            "hash table made anew"
         );
     }
 }

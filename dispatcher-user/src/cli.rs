@@ -33,8 +33,11 @@ pub enum Command {
     /// Run the daemon in the foreground; SIGTERM and SIGINT stop it
     #[command(after_help = "Example:\n  dispatcher run --config /etc/dispatcher/dispatcher.toml")]
     Run(RunArgs),
-    /// Validate a configuration without touching anything
-    #[command(after_help = "Example:\n  dispatcher check --config examples/two-armed.toml")]
+    /// Validate a configuration and see whether this machine is fit for it; changes nothing
+    #[command(after_help = "Examples:\n  \
+        dispatcher check --config /etc/dispatcher/dispatcher.toml\n  \
+        dispatcher check --config examples/two-armed.toml --file-only\n  \
+        dispatcher check --config dispatcher.toml --json | jq -r '.findings[].mend // empty'")]
     Check(CheckArgs),
     /// Show services, back-ends, ceilings and queues
     #[command(after_help = "Examples:\n  dispatcher status\n  \
@@ -94,6 +97,9 @@ pub struct CheckArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", env = "DISPATCHER_CONFIG")]
     pub config: PathBuf,
+    /// Look at the file only, as for a configuration of another machine
+    #[arg(long, env = "DISPATCHER_FILE_ONLY")]
+    pub file_only: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show a doc comment as help")]
     pub output: Output,

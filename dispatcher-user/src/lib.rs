@@ -1,8 +1,8 @@
 //! The user half of Dispatcher, module by module in the order in which a connection request
 //! meets them; the last ones are what people touch.
 //!
-//! `admission` and `ceiling` decide and do nothing else; `xsk`, `datapath`, `network` and `agent` act
-//! and decide nothing; they meet in `engine` and in `governor`.
+//! `admission` and `ceiling` decide and do nothing else; `xsk`, `datapath`, `network` and `agent`
+//! act and decide nothing; they meet in `engine` and in `governor`.
 
 pub mod xsk;
 pub mod admission;
@@ -21,5 +21,6 @@ pub mod history;
 pub mod telemetry;
 pub mod page;
 pub mod admin;
+pub mod preflight;
 pub mod cli;
 pub mod top;

@@ -1,6 +1,6 @@
 //! The `dispatcher` command: does what was typed, and tells what failed in one line and a code.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use dispatcher_user::cli::{
     StatusArgs, SuggestArgs, TopArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
-use dispatcher_user::{daemon, datapath, telemetry, top};
+use dispatcher_user::{daemon, datapath, preflight, telemetry, top};
 use serde_json::json;
 use tokio::runtime;
 
@@ -75,31 +75,56 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Config::load(&args.config);
-    if !args.output.json {
-        let config = loaded?;
-        let file = args.config.display();
-        let (services, backends) = (config.services.len(), config.backends_len());
-        return print(&format!(
-            "{file}: ok: {}, {}\n",
+    let config = match Config::load(&args.config) {
+        Err(ConfigError::Wrong { problems, .. }) if args.output.json => {
+            print(&format!(
+                "{}\n",
+                json!({ "ok": false, "problems": problems })
+            ))?;
+            return Ok(ExitCode::FAILURE);
+        }
+        loaded => loaded?,
+    };
+    let findings = if args.file_only {
+        None
+    } else {
+        let facts = ask(preflight::read(&config))?.context("cannot look at this machine")?;
+        Some(preflight::check(&config, &facts))
+    };
+    let fit = findings.as_deref().is_none_or(preflight::is_fit);
+    let (services, backends) = (config.services.len(), config.backends_len());
+    if args.output.json {
+        let mut told = json!({ "ok": fit, "services": services, "backends": backends });
+        if let Some(findings) = findings {
+            told["findings"] = serde_json::to_value(findings)?;
+        }
+        print(&format!("{told}\n"))?;
+    } else {
+        let mut text = format!(
+            "{}: ok: {}, {}\n",
+            args.config.display(),
             counted(services, "service"),
             counted(backends, "back-end")
-        ));
-    }
-    let (told, code) = match loaded {
-        Ok(config) => {
-            let (services, backends) = (config.services.len(), config.backends_len());
-            let told = json!({ "ok": true, "services": services, "backends": backends });
-            (told, ExitCode::SUCCESS)
+        );
+        if let Some(findings) = findings {
+            let colour = is_coloured();
+            text.push_str(&preflight::report(&findings, colour));
+            text.push_str(&preflight::summary(&findings, colour));
         }
-        Err(ConfigError::Wrong { problems, .. }) => (
-            json!({ "ok": false, "problems": problems }),
-            ExitCode::FAILURE,
-        ),
-        Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
-    };
-    print(&format!("{told}\n"))?;
-    Ok(code)
+        print(&text)?;
+    }
+    Ok(if fit {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// On a terminal that can, unless NO_COLOR (<https://no-color.org>) says otherwise.
+fn is_coloured() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let dumb = set("TERM").is_some_and(|term| term == "dumb");
+    std::io::stdout().is_terminal() && set("NO_COLOR").is_none() && !dumb
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -34,8 +34,8 @@ pub const QUEUE_WAIT_BUCKETS: [f64; 14] = [
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// Upper bounds of the buckets of the histograms of back-ends: from a server on the same wire to one
-/// that its clients have given up.
+/// Upper bounds of the buckets of the histograms of back-ends: from a server on the same wire to
+/// one that its clients have given up.
 pub const TIMES_BUCKETS: [f64; 16] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,

@@ -34,9 +34,15 @@ const WRONG: &str = "tests/fixtures/many_problems.toml";
 fn check_tells_a_right_configuration() {
     let told = format!("{RIGHT}: ok: 1 service, 3 back-ends\n");
     let done = (Some(0), told, String::new());
-    assert_eq!(outcome(&["check", "--config", RIGHT], &[]), done);
-    assert_eq!(outcome(&["check"], &[("DISPATCHER_CONFIG", RIGHT)]), done);
-    let (code, told, _) = outcome(&["check", "--config", RIGHT, "--json"], &[]);
+    assert_eq!(
+        outcome(&["check", "--file-only", "--config", RIGHT], &[]),
+        done
+    );
+    assert_eq!(
+        outcome(&["check", "--file-only"], &[("DISPATCHER_CONFIG", RIGHT)]),
+        done
+    );
+    let (code, told, _) = outcome(&["check", "--file-only", "--config", RIGHT, "--json"], &[]);
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     let expected = serde_json::json!({ "ok": true, "services": 1, "backends": 3 });
     assert_eq!((code, told), (Some(0), expected));

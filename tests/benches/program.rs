@@ -5,22 +5,28 @@
 //! rewrites service to back-end stands beside one that rewrites it back: every run is a hit with
 //! the full rewrite, and the frame's TTL of 255 bounds a batch to 200 runs. For many flows the
 //! entries form a ring: each turns the packet into one of the next flow, so that no run finds its
-//! entry in the cache. Rounds over all rows alternate, so that what disturbs the machine disturbs
-//! all of them; the median of the rounds is printed.
+//! entry in the cache. A packet starts or stops a clock only once, so those rows have a small ring
+//! with a flow for each run of a batch, put back as it was before each round; what a clock costs
+//! shows beside the same ring with packets that start and stop nothing. Rounds over all rows
+//! alternate, so that what disturbs the machine disturbs all of them; the median of the rounds is
+//! printed.
 //!
 //! No driver and no wire is part of this, and an action (`XDP_TX`, redirect) is only asked for.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair};
+use dispatcher_common::flow::{Direction, FlowEntry, FlowKey, FlowPair};
 use dispatcher_common::maps::{FLOW_CAPACITY_DEFAULT, FLOWS};
+use dispatcher_common::measure::Kind;
 use dispatcher_common::rewrite::Translation;
 use dispatcher_common::tcp::Phase;
 use dispatcher_tests::floor::{Floor, FloorProgram};
 use dispatcher_tests::packet::{
     BACKEND_ONE, CLIENT_ONE, CLIENT_TWO, FAMILIES, Family, Packet, STRANGER, SYN, VIP_ONE,
 };
-use dispatcher_tests::program::{Action, ELSEWHERE, INGRESS, Program, PuntSocket, Sizes, ip, spec};
+use dispatcher_tests::program::{
+    Action, BACKEND, ELSEWHERE, INGRESS, Program, PuntSocket, Sizes, ip, spec,
+};
 
 const REPEAT: u32 = 200;
 const ROUNDS: usize = 1000;
@@ -38,6 +44,8 @@ struct Row {
     expected: Action,
     /// The row that it is measured against.
     floor: Floor,
+    /// Entries to put back before each round.
+    fresh: Vec<(FlowKey, FlowEntry)>,
     samples: Vec<u64>,
 }
 
@@ -48,6 +56,7 @@ fn row(name: &str, family: Family, packet: &Packet, expected: Action) -> Row {
         frames: vec![packet.clone().over(family).ttl(255).build()],
         expected,
         floor: Floor::Lookup(family),
+        fresh: Vec::new(),
         samples: Vec::new(),
     }
 }
@@ -100,6 +109,68 @@ fn install_ring(program: &mut Program) {
     }
 }
 
+/// What the other end has acknowledged and sent in the small rings.
+const SENT: u32 = 1_000_000;
+
+/// A ring of as many flows as there are runs in a batch, each of which turns the packet into one of
+/// the next. The packet carries payload; `asked` is what each entry of its direction holds.
+fn small_ring(program: &mut Program, name: &str, direction: Direction, asked: u32) -> Row {
+    // Rings of one client each, so that no two have an entry in common.
+    let client = CLIENT_TWO.at(match (direction, asked) {
+        (Direction::Forward, 0) => 1,
+        (Direction::Forward, _) => 2,
+        (Direction::Reply, 0) => 3,
+        (Direction::Reply, _) => 4,
+    });
+    let host = |n: u32| {
+        let mut host = BACKEND_ONE.at(9001);
+        host.v4 = std::net::Ipv4Addr::new(10, 78, 0, n as u8);
+        host
+    };
+    let packet = |n: u32| {
+        let packet = match direction {
+            Direction::Forward => Packet::tcp(client, host(n)),
+            Direction::Reply => Packet::tcp(host(n), client),
+        };
+        packet.seq(SENT).ack(SENT).payload(&[b'.'; 100])
+    };
+    let mut fresh = Vec::new();
+    for n in 0..REPEAT {
+        let next = (n + 1) % REPEAT;
+        let mut spec = spec(Family::V4);
+        spec.key = Packet::tcp(client, host(n)).key();
+        spec.backend_addr = host(next).addr(Family::V4);
+        spec.backend_port = host(next).key_port();
+        let mut pair = FlowPair::new(&spec);
+        steady(&mut pair, INGRESS);
+        for entry in [&mut pair.forward, &mut pair.reply] {
+            entry.track.seq_end = SENT;
+            entry.track.ack = SENT;
+            entry.asked = asked;
+        }
+        match direction {
+            Direction::Forward => {
+                program.put(&pair.reply_key, &pair.reply);
+                fresh.push((pair.forward_key, pair.forward));
+            }
+            Direction::Reply => {
+                let to = host(next);
+                let key = packet(n).key();
+                let translation = Translation::to_client(&key, to.addr(Family::V4), to.key_port());
+                let entry = FlowEntry {
+                    translation,
+                    ..pair.reply
+                };
+                fresh.push((key, entry));
+            }
+        }
+    }
+    Row {
+        fresh,
+        ..row(name, Family::V4, &packet(0), Action::Tx)
+    }
+}
+
 fn rows(program: &mut Program) -> Vec<Row> {
     let mut rows = Vec::new();
     for family in FAMILIES {
@@ -126,6 +197,12 @@ fn rows(program: &mut Program) -> Vec<Row> {
             row("not ours, passed", family, &passed, Action::Pass),
         ]);
     }
+    rows.extend([
+        small_ring(program, "request goes on", Direction::Forward, 1),
+        small_ring(program, "request starts", Direction::Forward, 0),
+        small_ring(program, "response goes on", Direction::Reply, 0),
+        small_ring(program, "response stops", Direction::Reply, 1),
+    ]);
     install_ring(program);
     let starts = (0..ROUNDS as u32).map(|n| n.wrapping_mul(48_271) % RING);
     let frames = starts.map(|n| of_ring(n).ttl(255).build()).collect();
@@ -188,6 +265,9 @@ fn measure(program: &mut Program, rows: &mut [Row], floors: &mut [FloorRow]) {
             floor.samples.push(nanoseconds);
         }
         for row in &mut *rows {
+            for (key, entry) in &row.fresh {
+                program.put(key, entry);
+            }
             let frame = &row.frames[round % row.frames.len()];
             let (nanoseconds, action) = program.time(frame, REPEAT);
             assert_eq!(action, row.expected, "{}: the last run is one", row.name);
@@ -220,6 +300,9 @@ fn main() {
     program.attend(0, &socket);
     program.link(INGRESS, 0, 1);
     program.attach(INGRESS);
+    for kind in Kind::ALL {
+        program.measure(BACKEND, kind);
+    }
     let flows = program.flows_info.fd().unwrap();
     let flows = flows.as_fd().as_raw_fd();
     let mut rows = rows(&mut program);

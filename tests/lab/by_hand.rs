@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dispatcher_tests::config::Config;
 use dispatcher_tests::daemon;
+use dispatcher_tests::interrupt;
 use dispatcher_tests::netns::{self, Namespace};
 use dispatcher_tests::port_program::{BPF_FS, mount_bpf_fs};
 use dispatcher_tests::server::Server;
 use dispatcher_tests::topology::{Family, Lab, Shape, Topology, Vlans};
 
-use crate::interrupt;
 use crate::workload::MODELS;
 
 /// What the names of the namespaces begin with.

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use clap::Args;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{self, Daemon};
+use dispatcher_tests::interrupt;
 use dispatcher_tests::sampler::Sampler;
 use dispatcher_tests::server::Server;
 use dispatcher_tests::status::Status;
 use dispatcher_tests::topology::{Family, Lab, Topology};
 
 use crate::display::{self, Moment, Screen};
-use crate::interrupt;
 use crate::load::{Load, Tally};
 use crate::workload::MODELS;
 

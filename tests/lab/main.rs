@@ -4,7 +4,6 @@
 mod by_hand;
 mod demo;
 mod display;
-mod interrupt;
 mod load;
 mod workload;
 

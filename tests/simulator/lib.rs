@@ -6,3 +6,6 @@ pub mod server;
 pub mod scenario;
 pub mod run;
 pub mod judge;
+pub mod table;
+pub mod picture;
+pub mod manual;

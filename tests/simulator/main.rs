@@ -1,110 +1,127 @@
-//! Scratch.
-use core::time::Duration;
-use dispatcher_simulator::{judge, run::run, scenario::Scenario};
-use dispatcher_user::ceiling::*;
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let only = args.get(1).cloned().unwrap_or_default();
-    let pol = args.get(2).cloned().unwrap_or_default();
-    let verbose = args.len() > 3;
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(1);
-    for s in Scenario::all() {
-        if !only.is_empty() && only != "all" && s.name != only {
-            continue;
+//! `dispatcher-simulate`: draws a policy in a scenario, or judges all policies in all scenarios.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use dispatcher_simulator::manual::{self, Drawing};
+use dispatcher_simulator::run::Outcome;
+use dispatcher_simulator::scenario::Scenario;
+use dispatcher_simulator::{judge, table};
+
+/// Simulates ceiling policies: the real admission and the real controllers, in simulated time,
+/// against simulated clients and servers.
+///
+/// Without a scenario, it prints a table of every policy on every scenario.
+#[derive(Parser)]
+#[command(name = "dispatcher-simulate")]
+struct Options {
+    /// What happens; `list` tells them.
+    #[arg(long)]
+    scenario: Option<String>,
+    /// What moves the ceilings: queue-depth, response-time, throughput, gradient, or fixed.
+    #[arg(long, default_value = "queue-depth", requires = "scenario")]
+    policy: String,
+    /// Seed of all that is random.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where the picture goes; SCENARIO-POLICY.svg unless told.
+    #[arg(long, requires = "scenario")]
+    output: Option<PathBuf>,
+    /// Print each window, with what the controllers said.
+    #[arg(long, requires = "scenario")]
+    log: bool,
+    /// Write the table, and the manual's pictures, into `docs/`.
+    #[arg(long, conflicts_with = "scenario")]
+    docs: bool,
+}
+
+fn main() -> ExitCode {
+    match perform(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
-        let sweep = judge::sweep(&s, seed);
-        let unloaded = s.servers[0].unloaded();
-        let policies = [
-            Policy::QueueDepth(QueueDepth::default()),
-            Policy::Throughput(Throughput::default()),
-            Policy::Gradient(Gradient::default()),
-            Policy::ResponseTime(ResponseTime {
-                metric: Metric::Mean,
-                low: Duration::from_secs_f64(2.0 * unloaded),
-                high: Duration::from_secs_f64(4.0 * unloaded),
-            }),
-        ];
-        for p in policies {
-            if !pol.is_empty() && p.label() != pol {
-                continue;
+    }
+}
+
+fn perform(options: &Options) -> Result<()> {
+    match &options.scenario {
+        Some(name) if name == "list" => {
+            for scenario in Scenario::all() {
+                println!("{:9} {}", scenario.name, scenario.about);
             }
-            let o = run(
-                &s,
-                &Settings {
-                    policy: p.clone(),
-                    ..Settings::default()
-                },
-                s.initial,
-                seed,
+            Ok(())
+        }
+        Some(name) => simulate(options, name),
+        None => tabulate(options),
+    }
+}
+
+fn tabulate(options: &Options) -> Result<()> {
+    let table = table::markdown(&judge::judge_all(options.seed));
+    if !options.docs {
+        print!("{table}");
+        return Ok(());
+    }
+    let directory = Path::new(manual::DIRECTORY);
+    let path = directory.join(manual::NAME);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    write(&path, &table::replaced(&text, &table)?)?;
+    for (scenario, policy) in manual::PICTURES {
+        let drawing = Drawing::of(scenario, policy, options.seed)?;
+        write(
+            &directory.join(manual::picture(scenario, policy)),
+            &drawing.svg()?,
+        )?;
+    }
+    Ok(())
+}
+
+fn simulate(options: &Options, name: &str) -> Result<()> {
+    let drawing = Drawing::of(name, &options.policy, options.seed)?;
+    if options.log {
+        log(&drawing.outcome);
+    }
+    println!("{name}: {}", drawing.scenario.about);
+    for line in &drawing.told {
+        println!("{}: {line}", options.policy);
+    }
+    for (index, controller) in drawing.outcome.controllers.iter().enumerate() {
+        if let Some(suggestion) = controller.suggestion() {
+            println!("back-end {index}: {suggestion}");
+        }
+    }
+    let default = || PathBuf::from(manual::picture(name, &options.policy));
+    let path = options.output.clone().unwrap_or_else(default);
+    write(&path, &drawing.svg()?)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+fn log(outcome: &Outcome) {
+    for (window, sample) in outcome.samples.iter().enumerate() {
+        print!(
+            "{window:4} offered {:5.0} served {:5.0} queue {:6.1} response {:7.1} ms",
+            sample.offered,
+            sample.served,
+            sample.queue,
+            sample.response * 1000.0
+        );
+        for backend in &sample.backends {
+            print!(
+                " | {:3} held {:5.1} {}",
+                backend.ceiling, backend.held, backend.why
             );
-            for st in &s.stretches {
-                let best = sweep
-                    .iter()
-                    .map(|(c, o)| (judge::throughput(o, st), *c))
-                    .max_by(|a, b| a.0.total_cmp(&b.0))
-                    .unwrap();
-                let w = &o.samples[st.begins + 60..st.ends];
-                let lo = w.iter().map(|x| x.backends[0].ceiling).min().unwrap();
-                let hi = w.iter().map(|x| x.backends[0].ceiling).max().unwrap();
-                let got = judge::throughput(&o, st);
-                // settled: first window from which the mean of the next 10 stays >= 90 %
-                let m =
-                    |i: usize| o.samples[i..i + 20].iter().map(|x| x.served).sum::<f64>() / 20.0;
-                let b10 = |i: usize| {
-                    sweep.iter().find(|(c, _)| *c == best.1).unwrap().1.samples[i..i + 20]
-                        .iter()
-                        .map(|x| x.served)
-                        .sum::<f64>()
-                        / 20.0
-                };
-                let settled = (st.begins..st.ends - 20)
-                    .rev()
-                    .take_while(|&i| m(i) >= 0.9 * b10(i))
-                    .last()
-                    .map(|i| i - st.begins);
-                println!(
-                    "{:9} {:7} {:13} best {:.0} at {}; got {:.0} = {:.1} %  settled {:?} ceiling {lo}..{hi} {}",
-                    s.name,
-                    st.name,
-                    p.label(),
-                    best.0,
-                    best.1,
-                    got,
-                    got / best.0 * 100.0,
-                    settled,
-                    if got / best.0 < 0.9 || settled.is_none_or(|x| x > 60) {
-                        "<<<<"
-                    } else {
-                        ""
-                    }
-                );
-            }
-            if verbose {
-                for (i, x) in o.samples.iter().enumerate() {
-                    println!(
-                        "{i:3} off {:5.0} served {:5.0} q {:6.1} r {:6.1}ms p99 {:6.0} | {}",
-                        x.offered,
-                        x.served,
-                        x.queue,
-                        x.response * 1e3,
-                        x.p99 * 1e3,
-                        x.backends
-                            .iter()
-                            .map(|b| format!("c {:3} held {:5.1} {}", b.ceiling, b.held, b.why))
-                            .collect::<Vec<_>>()
-                            .join(" | ")
-                    );
-                }
-                for c in &o.controllers {
-                    println!(
-                        "{}",
-                        c.suggestion().map_or("none".into(), |s| s.to_string())
-                    );
-                }
-            }
         }
+        println!();
     }
 }

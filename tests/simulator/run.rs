@@ -8,14 +8,14 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Ceiling, Command, DiscardReason, FlowId, Overflow,
-    ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, DiscardReason, FlowId,
+    Overflow, ServiceId, ServiceSettings, Time,
 };
 use dispatcher_user::ceiling::{Controller, Reason, Settings, Times, Window};
 use foldhash::fast::FixedState;
 
 use crate::random::Random;
-use crate::scenario::{Load, Scenario, WINDOW};
+use crate::scenario::{Load, Scenario};
 use crate::server::Server;
 
 /// From the SYN that leaves the dispatcher to the request at the server, and from the end of the
@@ -33,6 +33,7 @@ const QUEUE: ServiceSettings = ServiceSettings {
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(3600),
     closing: Duration::from_secs(30),
+    balance: Balance::RoundRobin,
 };
 
 const FLOWS_MAX: u32 = 16_384;
@@ -115,30 +116,11 @@ struct Backend {
     meter: Meter,
 }
 
-/// What is measured of a back-end in a window.
+/// What the clients' side tells of a window; the program in the kernel measures the same.
 #[derive(Debug, Default)]
 struct Meter {
-    held: u32,
-    held_max: u32,
-    held_seconds: f64,
-    at: f64,
-    reached: bool,
-    admitted: u64,
-    ended: u64,
     responses: Vec<f64>,
     served: u64,
-}
-
-impl Meter {
-    fn advance(&mut self, now: f64) {
-        self.held_seconds += f64::from(self.held) * (now - self.at);
-        self.at = now;
-    }
-
-    fn note(&mut self, ceiling: u32) {
-        self.held_max = self.held_max.max(self.held);
-        self.reached |= self.held >= ceiling;
-    }
 }
 
 struct Run<'a> {
@@ -152,8 +134,6 @@ struct Run<'a> {
     scheduled: u64,
     now: f64,
     asked: u64,
-    queue_seconds: f64,
-    queue_at: f64,
     samples: Vec<Sample>,
 }
 
@@ -162,7 +142,7 @@ struct Run<'a> {
 pub fn run(scenario: &Scenario, settings: &Settings, initial: u32, seed: u64) -> Outcome {
     let mut run = Run::new(scenario, settings, initial, seed);
     run.schedule_all();
-    let end = Time(scenario.windows() as u64 * WINDOW.as_nanos() as u64);
+    let end = Time(scenario.windows() as u64 * scenario.window.as_nanos() as u64);
     while let Some(Reverse((at, _, event))) = run.events.pop()
         && at <= end
     {
@@ -198,6 +178,7 @@ impl<'a> Run<'a> {
                 },
                 capacity: bounds.max + 1,
                 weight: 1,
+                group: None,
             };
             let id = admission
                 .add_backend(Time::ZERO, service, settings_of_backend)
@@ -221,8 +202,6 @@ impl<'a> Run<'a> {
             scheduled: 0,
             now: 0.0,
             asked: 0,
-            queue_seconds: 0.0,
-            queue_at: 0.0,
             samples: Vec::new(),
         }
     }
@@ -241,7 +220,10 @@ impl<'a> Run<'a> {
             self.schedule(every, Event::Stall(true));
         }
         for window in 1..=self.scenario.windows() {
-            self.schedule(window as f64 * WINDOW.as_secs_f64(), Event::Window);
+            self.schedule(
+                window as f64 * self.scenario.window.as_secs_f64(),
+                Event::Window,
+            );
         }
         match self.scenario.load {
             Load::Closed { clients, .. } => {
@@ -317,12 +299,7 @@ impl<'a> Run<'a> {
                 }
             }
             Event::End(request) => {
-                let Request { backend, flow, .. } = self.requests[request as usize];
-                let meter = &mut self.backends[backend].meter;
-                meter.advance(self.now);
-                meter.held -= 1;
-                meter.ended += 1;
-                self.note_queue();
+                let flow = self.requests[request as usize].flow;
                 self.admission.handle_phase(now, flow, ENDED);
             }
             Event::Change(index) => {
@@ -362,7 +339,6 @@ impl<'a> Run<'a> {
             started: 0.0,
         });
         self.asked += 1;
-        self.note_queue();
         self.admission
             .handle_syn(now, self.service, key, 1, request);
         self.carry_out(now);
@@ -430,11 +406,6 @@ impl<'a> Run<'a> {
         admitted.waits = false;
         admitted.backend = index;
         admitted.flow = flow;
-        let backend = &mut self.backends[index];
-        backend.meter.advance(self.now);
-        backend.meter.held += 1;
-        backend.meter.admitted += 1;
-        backend.meter.note(backend.controller.ceiling());
         self.schedule(self.now + NETWORK, Event::Start(request));
     }
 
@@ -443,69 +414,49 @@ impl<'a> Run<'a> {
         self.think();
     }
 
-    fn note_queue(&mut self) {
-        let depth = self.admission.queued_count();
-        self.queue_seconds += f64::from(depth) * (self.now - self.queue_at);
-        self.queue_at = self.now;
-    }
-
     fn close_window(&mut self, now: Time) {
-        self.note_queue();
-        let length = WINDOW.as_secs_f64();
-        let queue = self.queue_seconds / length;
-        self.queue_seconds = 0.0;
-        let offered = self.asked as f64 / length;
-        self.asked = 0;
+        let Some(measured) = self.admission.take_window(now, self.service) else {
+            return;
+        };
+        let seconds = measured.length.as_secs_f64();
         let mut responses = Vec::new();
         let mut served = 0;
         let mut samples = Vec::new();
-        for index in 0..self.backends.len() {
-            let Backend {
-                id,
-                controller,
-                meter,
-                ..
-            } = &mut self.backends[index];
-            meter.advance(self.now);
+        for (backend, seen) in self.backends.iter_mut().zip(&measured.backends) {
+            let mut meter = core::mem::take(&mut backend.meter);
             served += meter.served;
             responses.extend_from_slice(&meter.responses);
             let window = Window {
-                length: WINDOW,
-                held_mean: meter.held_seconds / length,
-                held_max: meter.held_max,
-                reached: meter.reached,
-                queue_mean: queue,
-                admitted: meter.admitted,
-                ended: meter.ended,
+                length: measured.length,
+                held_mean: seen.held_mean,
+                held_max: seen.held_max,
+                reached: seen.reached,
+                queue_mean: measured.queue_mean,
+                admitted: seen.admitted,
+                ended: seen.ended,
+                unanswered: seen.failed,
                 response: times(&mut meter.responses),
                 ..Window::default()
             };
-            let ceiling = controller.ceiling();
-            let decision = controller.decide(&window);
-            *meter = Meter {
-                held: meter.held,
-                held_max: meter.held,
-                reached: meter.held >= decision.ceiling,
-                at: self.now,
-                ..Meter::default()
-            };
-            self.admission.set_ceiling(now, *id, decision.ceiling);
+            let ceiling = backend.controller.ceiling();
+            let decision = backend.controller.decide(&window);
+            self.admission.set_ceiling(now, seen.id, decision.ceiling);
             samples.push(BackendSample {
                 ceiling,
-                held: window.held_mean,
+                held: seen.held_mean,
                 why: decision.why,
             });
-            self.carry_out(now);
         }
         let all = times(&mut responses);
         self.samples.push(Sample {
-            offered,
-            served: served as f64 / length,
-            queue,
+            offered: self.asked as f64 / seconds,
+            served: served as f64 / seconds,
+            queue: measured.queue_mean,
             response: all.mean.as_secs_f64(),
             p99: all.p99.as_secs_f64(),
             backends: samples,
         });
+        self.asked = 0;
     }
 }
 

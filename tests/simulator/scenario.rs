@@ -66,7 +66,7 @@ impl Load {
                 low,
                 seconds: each,
             } => {
-                if (seconds / each) as u64 % 2 == 0 {
+                if ((seconds / each) as u64).is_multiple_of(2) {
                     high
                 } else {
                     low
@@ -128,6 +128,8 @@ pub struct Scenario {
     pub events: Vec<Event>,
     /// Every so many seconds, all servers stand still for so many.
     pub pauses: Option<(f64, f64)>,
+    /// How long a window is: the operator's `interval`.
+    pub window: Duration,
     /// Bounds of all ceilings.
     pub bounds: Bounds,
     /// All ceilings at first.
@@ -136,8 +138,8 @@ pub struct Scenario {
     pub stretches: Vec<Stretch>,
 }
 
-/// How long a window is.
-pub const WINDOW: Duration = Duration::from_secs(1);
+/// How long a window is, unless a scenario says otherwise.
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// Windows that a policy has for finding its ceiling, at the start or after a change.
 pub const SETTLING_MAX: usize = 60;
@@ -186,6 +188,7 @@ impl Scenario {
             servers: vec![server],
             events: Vec::new(),
             pauses: None,
+            window: WINDOW,
             bounds: BOUNDS,
             initial: 32,
             stretches: vec![Stretch {
@@ -196,7 +199,7 @@ impl Scenario {
         };
         let changing = |name, about, load, server, then: &[Capacity]| {
             let stretch = |index| Stretch {
-                name: if index == 0 { "before" } else { "after" },
+                name: ["before", "after", "again"][index],
                 begins: index * STRETCH,
                 ends: (index + 1) * STRETCH,
             };
@@ -257,6 +260,32 @@ impl Scenario {
                     MEMORY,
                 )
             },
+            Self {
+                initial: 8,
+                ..plain(
+                    "large",
+                    "a server that is best at 99 requests, from a ceiling of 8",
+                    Load::Steady(900.0),
+                    Capacity::Scalability {
+                        one: 12.0,
+                        contention: 0.01,
+                        crosstalk: 0.000_1,
+                    },
+                )
+            },
+            Self {
+                window: Duration::from_secs(5),
+                ..plain(
+                    "sluggish",
+                    "a server that serves 22 requests a second at best, in windows of 5 s",
+                    Load::Steady(60.0),
+                    Capacity::Scalability {
+                        one: 6.0,
+                        contention: 0.02,
+                        crosstalk: 0.02,
+                    },
+                )
+            },
             plain(
                 "bursts",
                 "20 s at twice what the server can carry, 20 s at a quarter",
@@ -315,13 +344,19 @@ impl Scenario {
                 LAW,
                 &[law(40.0, 0.04), LAW],
             ),
-            changing(
-                "leak",
-                "a leak takes the server's memory, from 60 requests to 20 in 100 s",
-                Load::Steady(480.0),
-                MEMORY,
-                &[],
-            )
+            Self {
+                stretches: vec![Stretch {
+                    name: "",
+                    begins: 0,
+                    ends: 240,
+                }],
+                ..plain(
+                    "leak",
+                    "a leak takes the server's memory, from 60 requests to 20 in four minutes",
+                    Load::Steady(480.0),
+                    MEMORY,
+                )
+            }
             .leaking(60.0, 20.0),
             Self {
                 pauses: Some((7.0, 0.4)),

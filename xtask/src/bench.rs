@@ -1,15 +1,24 @@
 //! Runs the benchmarks: those of the decisions as the user, those of the program as root.
 
+use std::ffi::OsString;
+
 use anyhow::{Result, ensure};
 use clap::Args;
 use xtask::command::Runner;
 
 use crate::cargo::{self, TESTS_PACKAGE, Target};
+use crate::setup;
+
+/// Takes minutes, and a server that nothing else needs: it runs only when it is named.
+const OVERLOAD: &str = "overload";
 
 #[derive(Args)]
 pub struct Options {
-    /// Names of benchmarks, as `admission` or `program`.
+    /// Names of benchmarks, as `admission` or `program`; without any, all but `overload`.
     names: Vec<String>,
+    /// What the benchmarks are given: `overload` takes `--quick`.
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
 }
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
@@ -21,8 +30,14 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
             "no benchmark {name}; there are {known:?}"
         );
     }
-    let asked = |target: &&Target| options.names.is_empty() || options.names.contains(&target.name);
+    let asked = |target: &&Target| match &*options.names {
+        [] => target.name != OVERLOAD,
+        names => names.contains(&target.name),
+    };
     for target in there.iter().filter(asked) {
+        if target.name == OVERLOAD {
+            setup::install_for(OVERLOAD, setup::packages::OVERLOAD, runner)?;
+        }
         let mut cargo = cargo::command("bench");
         cargo.args(["--package", &target.package, "--bench", &target.name]);
         if target.package == TESTS_PACKAGE {
@@ -31,7 +46,7 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
                 .env("DISPATCHER_BIN", dispatcher)
                 .envs(cargo::elevating_runner()?);
         }
-        runner.run(&mut cargo)?;
+        runner.run(cargo.arg("--").args(&options.arguments))?;
     }
     Ok(())
 }

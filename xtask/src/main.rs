@@ -16,6 +16,7 @@ mod load;
 mod lab;
 mod test;
 mod bench;
+mod simulate;
 mod lint;
 mod tidy;
 
@@ -53,6 +54,8 @@ enum Task {
     Test(test::Options),
     /// Run benchmarks; without a name, all of them.
     Bench(bench::Options),
+    /// Draw a ceiling policy in a scenario, or judge all policies in all scenarios.
+    Simulate(simulate::Options),
     /// Formatting, clippy for host and BPF, documentation, dependencies, invariants.
     Lint,
     /// Check the invariants of the architecture that can be read off the source.
@@ -87,6 +90,7 @@ fn perform(arguments: Arguments) -> Result<()> {
         Task::Lab(lab) => lab::run(&lab, runner),
         Task::Test(options) => test::run(&options, runner),
         Task::Bench(options) => bench::run(&options, runner),
+        Task::Simulate(options) => simulate::run(&options, runner),
         Task::Lint => lint::run(runner),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(runner),
@@ -96,7 +100,6 @@ fn perform(arguments: Arguments) -> Result<()> {
 fn ci(runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
     lint::run(runner)?;
-    setup::browser(runner)?;
     test::run_group(test::Group::All, &[], runner)?;
     test::run_group(test::Group::Page, &[], runner)
 }

@@ -12,7 +12,7 @@ use xtask::command::Runner;
 
 use crate::privilege;
 
-mod packages;
+pub mod packages;
 mod quiet_services;
 
 use packages::Need;
@@ -57,11 +57,7 @@ impl Missing {
 
     /// One line for each thing, with the reason for it.
     fn list(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self
-            .packages
-            .iter()
-            .map(|need| format!("{}: {}", need.package, need.why))
-            .collect();
+        let mut lines: Vec<String> = self.packages.iter().map(|need| need.line()).collect();
         if self.compiler.is_some() {
             lines.push(format!(
                 "Rust {PINNED} with the source of core, from rustup or else the distribution: \
@@ -119,19 +115,26 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
     Ok(())
 }
 
-/// Installs the browser, for the tests of the status page, unless it is there.
-pub fn browser(runner: Runner) -> Result<()> {
-    let name = packages::BROWSER;
-    if privilege::find(name).is_some() {
+/// Installs what only one task needs; says what and why before.
+pub fn install_for(task: &str, needs: &'static [Need], runner: Runner) -> Result<()> {
+    let missing = packages::missing_of(needs);
+    if missing.is_empty() {
         return Ok(());
     }
-    println!("setup: missing on this machine, and what for:");
-    println!("  {name}: shows the status page in its tests; it takes 300 MB");
-    install_packages(&[name], runner)?;
-    ensure!(
-        runner.dry_run || privilege::find(name).is_some(),
-        "{name} is installed, but its command is not there"
-    );
+    println!("setup: missing on this machine, and what `{task}` wants it for:");
+    for need in &missing {
+        println!("  {}", need.line());
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install_packages(&names, runner)?;
+    if let Some(need) = packages::missing_of(needs).first()
+        && !runner.dry_run
+    {
+        bail!(
+            "{} is installed, but what it is for is not there",
+            need.package
+        );
+    }
     Ok(())
 }
 

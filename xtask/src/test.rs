@@ -40,9 +40,6 @@ pub enum Group {
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
-    if options.group == Group::Page {
-        setup::browser(runner)?;
-    }
     run_group(options.group, &options.arguments, runner)
 }
 
@@ -56,7 +53,11 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             }
             Ok(())
         }
-        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Soak => {
+        Group::Page => {
+            setup::install_for("test page", setup::packages::PAGE, runner)?;
+            privileged(group, arguments, runner)
+        }
+        Group::Kernel | Group::Netns | Group::Vm | Group::Soak => {
             privileged(group, arguments, runner)
         }
     }

@@ -22,6 +22,7 @@ use crate::status::{FlowRow, QueueRow, Status, SuggestedCeiling};
 
 pub use client::{Client, ClientError};
 pub use server::AdminServer;
+pub use socket::{SocketState, socket_state};
 pub use tables::{flow_table, queue_table, status_tables};
 
 pub(crate) use http::serve;

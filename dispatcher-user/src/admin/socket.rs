@@ -97,6 +97,38 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// What is at the path of an admin socket.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum SocketState {
+    /// Nothing, or the socket of a daemon that is gone.
+    #[default]
+    Free,
+    /// A daemon, which answers.
+    Answers,
+    /// Something that is no socket.
+    NotASocket,
+    /// It cannot be told, or no directory can be made for it; why.
+    Unusable(String),
+}
+
+/// Looks at the path of an admin socket, and touches nothing.
+#[must_use]
+pub fn socket_state(path: &Path) -> SocketState {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return SocketState::Free,
+        Err(error) => return SocketState::Unusable(error.to_string()),
+    };
+    if !file.file_type().is_socket() {
+        return SocketState::NotASocket;
+    }
+    match probed(path) {
+        Err(Errno::ECONNREFUSED) => SocketState::Free,
+        Ok(()) | Err(Errno::EAGAIN) => SocketState::Answers,
+        Err(error) => SocketState::Unusable(error.desc().to_owned()),
+    }
+}
+
 /// Connects without waiting: a daemon whose backlog is full is a daemon too, by `EAGAIN`.
 fn probed(path: &Path) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

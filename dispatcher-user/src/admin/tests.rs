@@ -228,7 +228,8 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (
             "GET /v2/status",
             "404",
-            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, /v1/ceiling and /v1/history",
+            "there are /v1/status, /v1/flows, /v1/queue, /v1/suggestion, /v1/ceiling and \
+             /v1/history",
         ),
         (
             "GET /v1/suggestion?service=web&backend=w",

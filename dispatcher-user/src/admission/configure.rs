@@ -180,13 +180,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let free = owner.members.iter().position(Option::is_none);
         let position = free.unwrap_or(owner.members.len());
         let backend = Backend::new(now, service, position as u32, settings);
-        let wanted = match id {
+        let is_free =
+            |id: &BackendId| id.0 < self.backends.capacity() && self.backends.get(id.0).is_none();
+        let added = match id.filter(is_free) {
             Some(id) => self.backends.insert_at(id.0, backend).map(|()| id.0),
-            None => Err(backend),
+            None => self.backends.insert(backend),
         };
-        let id = wanted
-            .or_else(|backend| self.backends.insert(backend))
-            .map_err(|_| AddError::BackendsFull)?;
+        let id = added.map_err(|_| AddError::BackendsFull)?;
         let id = BackendId(id);
         if free.is_none() {
             owner.members.push(None);

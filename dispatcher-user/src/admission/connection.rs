@@ -152,10 +152,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             return;
         };
         if let Some(slot) = flow.state.slot() {
+            // It was not given to the back-end after all; nor has it ended there.
+            self.backends[flow.backend.0].counters.admitted -= u64::from(flow.isn.is_some());
             self.give_back_slot(now, flow.backend, slot);
         }
         if let Some(isn) = flow.isn {
-            self.backends[flow.backend.0].counters.admitted -= 1;
             let request = Request {
                 service: flow.service,
                 key: flow.key,
@@ -174,9 +175,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     fn try_another(&mut self, now: Time, flow: &Flow, request: Request<R>) {
+        let open = self.services[flow.service.0].selector.open(&self.groups);
         let has_try_left = flow.tried.and(flow.backend).is_some();
         if has_try_left
-            && let Some(backend) = self.pick(flow.service, &flow.key.src, &request.tried)
+            && let Some(backend) = self.pick(flow.service, open, &flow.key.src, &request.tried)
         {
             self.admit(now, backend, request);
         } else {

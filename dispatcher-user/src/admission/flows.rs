@@ -71,6 +71,10 @@ impl Tried {
         Some(self)
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub(super) fn has(&self, backend: BackendId) -> bool {
         self.backends[..usize::from(self.len)].contains(&(backend.0 as u16))
     }

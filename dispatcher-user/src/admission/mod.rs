@@ -7,12 +7,17 @@
 //! [`Admission::poll_timeout`] says. `now` never goes back.
 //!
 //! What always holds between two calls:
-//! - slots held at a back-end were below its ceiling whenever one was taken by a request;
+//! - slots held at a back-end were below its ceiling whenever one was taken by a request, and so
+//!   were those held in its group, if it has one;
 //! - a request waits only while no back-end of its service is available, or the flow table is full;
+//!   a back-end is available while it is up, has room, and its group has room;
+//! - what a group holds is what its back-ends hold, removed ones with flows included;
+//! - of a back-end, admitted = ended + failed + held, but for flows that were adopted;
 //! - of a service, received = admitted + refused + expired + abandoned + those that wait;
 //! - a 5-tuple belongs to at most one record, a waiting request or a flow.
 //!
-//! Nothing on the path of a request or of an event looks at all back-ends or all of a queue.
+//! Nothing on the path of a request or of an event looks at all back-ends, all of a group or all of
+//! a queue; only a hash table is made anew when a back-end went up or down.
 
 mod time;
 mod settings;
@@ -143,7 +148,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Releases what may be released, at the end of every input. Services that the full flow table
-    /// held up have their turn as soon as it has room, the longest held up first.
+    /// or a full group held up have their turn as soon as that has room, the longest held up first.
     fn settle(&mut self, now: Time) {
         loop {
             while let Some(service) = self.ready.pop_front() {

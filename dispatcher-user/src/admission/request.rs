@@ -16,6 +16,7 @@ use super::connection::RECLAIM_AFTER;
 use super::flows::{Flow, FlowState, Links, Tried};
 use super::keys::{Owner, OwnerKind};
 use super::limiter::Slot;
+use super::select::Open;
 use super::service::Service;
 use super::settings::Overflow;
 use super::{Admission, Time};
@@ -119,11 +120,14 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     fn receive(&mut self, now: Time, request: Request<R>) {
         let service = &mut self.services[request.service.0];
         service.counters.received += 1;
-        if !service.queue.is_empty() || service.selector.open(&self.groups).is_empty() {
+        let open = service.selector.open(&self.groups);
+        if !service.queue.is_empty() || open.is_empty() {
             self.enqueue(now, request);
         } else if !self.make_room(now) {
             self.turn_away(request, RefuseReason::TableFull);
-        } else if let Some(backend) = self.pick(request.service, &request.key.src, &request.tried) {
+        } else if let Some(backend) =
+            self.pick(request.service, open, &request.key.src, &request.tried)
+        {
             self.services[request.service.0].counters.admitted += 1;
             self.admit(now, backend, request);
         }
@@ -133,14 +137,16 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     pub(super) fn pick(
         &mut self,
         service: ServiceId,
+        open: Open,
         source: &Addr,
         tried: &Tried,
     ) -> Option<BackendId> {
         let service = &mut self.services[service.0];
         let members = &service.members;
         let member = |position: u32| members.get(position as usize).copied().flatten();
-        let mut was_tried = |position| member(position).is_none_or(|backend| tried.has(backend));
-        let open = service.selector.open(&self.groups);
+        let mut was_tried = |position| {
+            !tried.is_empty() && member(position).is_none_or(|backend| tried.has(backend))
+        };
         let picked = service.selector.pick(open, source, &mut was_tried);
         picked.and_then(member)
     }
@@ -272,7 +278,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         while let Some(service) = self.services.get(id.0)
             && let Some(index) = service.queue.first()
         {
-            if service.selector.open(&self.groups).is_empty() {
+            let open = service.selector.open(&self.groups);
+            if open.is_empty() {
                 self.wait_for_groups(id);
                 return;
             }
@@ -285,7 +292,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 return;
             }
             let source = self.backlog.get(index).key.src;
-            let Some(backend) = self.pick(id, &source, &Tried::default()) else {
+            let Some(backend) = self.pick(id, open, &source, &Tried::default()) else {
                 return;
             };
             let Some(queued) = self.dequeue(now, index) else {

@@ -8,8 +8,8 @@ use core::time::Duration;
 use super::command::{BackendId, ServiceId};
 use super::{Admission, Time};
 
-/// Of a service, since the last one was taken. The first begins when the first back-end of the
-/// service was added.
+/// Of a service, since the last one was taken. The first begins when its first back-end is added,
+/// or a request waits for one.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ServiceWindow {
     /// How long it was.

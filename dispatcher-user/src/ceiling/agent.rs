@@ -4,7 +4,7 @@ use core::fmt;
 use core::time::Duration;
 
 use super::climb::Move;
-use super::guard::View;
+use super::guard::{View, step};
 use super::reason::Reason;
 use super::settings::Agent;
 
@@ -190,11 +190,8 @@ impl Memory {
     }
 }
 
-/// A load out of its band moves the ceiling by one in so many.
-const STEP: u32 = 8;
-
-/// `agent`: the ceiling that the back-end asks for; or a share of the greatest one; or, by its load,
-/// a step up or down. A load is obeyed once; a ceiling stands until the next report.
+/// `agent`: the ceiling that the back-end asks for; or a share of the greatest one; or a step up or
+/// down, by its load. A load is obeyed once; a ceiling stands until the next report.
 pub(super) fn decide(settings: &Agent, memory: &mut Memory, initial: u32, view: &View<'_>) -> Move {
     let ceiling = view.ceiling;
     let hold = |why| Move { ceiling, why };
@@ -220,7 +217,7 @@ pub(super) fn decide(settings: &Agent, memory: &mut Memory, initial: u32, view: 
         Wanted::LoadPercent(load) => {
             memory.wanted = Some(Wanted::LoadPercent(settings.load_low_percent));
             let (low, high) = (settings.load_low_percent, settings.load_high_percent);
-            let step = ceiling.div_ceil(STEP);
+            let step = step(ceiling);
             if load > high {
                 Move {
                     ceiling: ceiling.saturating_sub(step),
@@ -235,5 +232,71 @@ pub(super) fn decide(settings: &Agent, memory: &mut Memory, initial: u32, view: 
                 hold(Reason::AgentHeld)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_that_of_haproxy() {
+        use AgentState::{Down, Drain, Up};
+        let read = |text| {
+            let report = AgentReport::parse_text(text).unwrap();
+            (report.ceiling, report.share_percent, report.state)
+        };
+        for (text, expected) in [
+            ("maxconn:30\n", (Some(30), None, None)),
+            ("75%\n", (None, Some(75), None)),
+            ("up 100%\r\n", (None, Some(100), Some(Up))),
+            ("ready", (None, None, Some(Up))),
+            ("drain", (None, None, Some(Drain))),
+            ("DOWN", (None, None, Some(Down))),
+            ("maint", (None, None, Some(Down))),
+            ("stopped", (None, None, Some(Down))),
+            ("fail", (None, None, Some(Down))),
+            ("failed", (None, None, Some(Down))),
+            ("ready,up\t50%, maxconn:8", (Some(8), Some(50), Some(Up))),
+            ("up\n75%\n", (None, None, Some(Up))),
+        ] {
+            assert_eq!(read(text), expected, "{text:?}");
+        }
+        let report = AgentReport::parse_text("down # out of memory \n").unwrap();
+        assert_eq!(report.message.as_deref(), Some("out of memory"));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told() {
+        let error = |text: &str| AgentReport::parse_text(text).unwrap_err();
+        assert_eq!(error(""), AgentError::Empty);
+        assert_eq!(error(" , \t\n"), AgentError::Empty);
+        assert_eq!(error("# nothing but a message"), AgentError::Empty);
+        assert_eq!(
+            error("up sideways"),
+            AgentError::Word("sideways".to_owned())
+        );
+        for number in [
+            "x%",
+            "-1%",
+            "10001%",
+            "maxconn:",
+            "maxconn:4294967296",
+            "maxconn:-1",
+        ] {
+            assert_eq!(error(number), AgentError::Number(number.to_owned()));
+        }
+        assert_eq!(error(&"up ".repeat(500)), AgentError::TooLong(1500));
+    }
+
+    #[test]
+    fn a_load_is_a_percentage() {
+        let percent = AgentReport::percent_of_load;
+        assert_eq!(
+            [percent(0.75), percent(0.0), percent(1.5)],
+            [Some(75), Some(0), Some(150)]
+        );
+        assert_eq!([percent(-0.1), percent(f64::NAN)], [None, None]);
+        assert_eq!(percent(f64::INFINITY), Some(10_000));
     }
 }

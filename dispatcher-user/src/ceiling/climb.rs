@@ -4,10 +4,10 @@
 //! It starts with wide steps, narrows them with each failure to [`STEP_MIN`], and widens them again
 //! only when the server shows itself changed. A policy says by its [`Gate`] which way may be tried.
 
-use super::curve::Point;
+use super::curve::{Average, Curve, Point, within};
+use super::guard::View;
 use super::reason::Reason;
 use super::settings::Bounds;
-use super::window::Window;
 
 /// Widest and narrowest factor between two ceilings that are compared.
 pub(super) const STEP_MAX: f64 = 2.0;
@@ -21,10 +21,10 @@ const WORTH: f64 = 0.1;
 /// A difference counts at once if it is so many standard errors.
 const SURE: f64 = 2.0;
 
-/// Requests after which the sign of a difference counts, however small it is.
-const ENOUGH: f64 = 600.0;
-
-/// Windows that a trial may last; what is undecided then stays as it was.
+/// Requests and windows after which a trial ends, sure or not. The sign of the difference counts
+/// then; for a narrow step down, it must be a standard error at least, or chance would lead the
+/// ceiling about.
+const ENOUGH: f64 = 800.0;
 const TRIAL_MAX: u32 = 8;
 
 /// Requests and windows that the ceiling in force is measured before another is tried.
@@ -40,8 +40,12 @@ const CHANGED: f64 = 1.25;
 const CHANGED_ERRORS: f64 = 3.0;
 const CHANGED_WINDOWS: u32 = 3;
 
-/// Weight that the ceiling in force may gather, in requests.
-const BASE_WEIGHT_MAX: f64 = 2000.0;
+/// Smaller changes add up (a two-sided CUSUM, in standard errors): beyond, the search goes on.
+const DRIFT_SLACK: f64 = 0.5;
+const DRIFT_MAX: f64 = 5.0;
+
+/// Most that the scatter of throughput widens what counts as sure, in standard errors.
+const SCATTER_MAX: f64 = 3.0;
 
 /// Which way a policy lets the search go.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -50,6 +54,8 @@ pub(super) struct Gate {
     pub(super) raise: bool,
     /// A lower one may.
     pub(super) lower: bool,
+    /// A lower one may be lower by so much.
+    pub(super) drop_max: u32,
 }
 
 /// Which way.
@@ -72,31 +78,35 @@ impl Side {
     }
 }
 
-/// What a search remembers.
+/// What a search remembers; what ceilings gave, the [`Curve`] does.
 #[derive(Clone, Debug)]
 pub(super) struct Climb {
     /// The best ceiling so far; 0 before the first window.
     base: u32,
-    /// What it gave.
-    measured: Option<Point>,
-    /// Windows in which it was measured since it is the base.
+    /// Windows in which it was measured since it is the base, or since the last trial.
     windows: u32,
     trial: Option<Trial>,
     /// Factor of the next trial.
     step: f64,
     /// Where the next trial goes if it may.
     side: Side,
+    /// Where the base before this one lies, if it was left for this one.
+    came_from: Option<Side>,
     /// Windows until each side may be tried again.
     rest: [u32; 2],
     /// Windows one after the other in which the base gave other than it did.
     odd: u32,
+    /// How far below and above what it did the base has given, added up.
+    drift: [f64; 2],
+    /// How far windows at the base are from what it gave, in standard errors, squared.
+    scatter: Average,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Trial {
     ceiling: u32,
     side: Side,
-    measured: Option<Point>,
+    served: f64,
     windows: u32,
 }
 
@@ -108,34 +118,37 @@ pub(super) struct Move {
 }
 
 impl Climb {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             base: 0,
-            measured: None,
             windows: 0,
             trial: None,
             step: STEP_MAX,
             side: Side::Up,
+            came_from: None,
             rest: [0; 2],
             odd: 0,
+            drift: [0.0; 2],
+            scatter: Average::new(40, 10),
         }
     }
 
-    /// The best ceiling so far, if one was measured.
-    pub(super) const fn best(&self) -> Option<u32> {
-        if self.measured.is_some() {
-            Some(self.base)
-        } else {
-            None
-        }
+    /// The best ceiling so far, if one was found.
+    pub(super) fn best(&self) -> Option<u32> {
+        (self.base > 0).then_some(self.base)
     }
 
     /// Back from whatever is tried to the best so far. `ceiling` is the one in force.
-    pub(super) const fn give_up_trial(&mut self, ceiling: u32) -> u32 {
+    pub(super) fn give_up_trial(&mut self, ceiling: u32) -> u32 {
         match self.trial.take() {
-            Some(_) => self.base,
-            None => ceiling,
+            Some(trial) if trial.ceiling == ceiling => self.base,
+            _ => ceiling,
         }
+    }
+
+    /// Whether the ceiling in force is one that is tried.
+    pub(super) fn is_trying(&self, ceiling: u32) -> bool {
+        self.trial.is_some_and(|trial| trial.ceiling == ceiling)
     }
 
     /// What is tried is too high, whatever it serves: back to the best, if it was a higher one.
@@ -144,96 +157,119 @@ impl Climb {
         (trial.side == Side::Up).then(|| self.fail(trial.side))
     }
 
+    /// What is tried does not take effect: back to the best. `ceiling` is the one in force.
+    pub(super) fn abandon_trial(&mut self, ceiling: u32) -> u32 {
+        match self.trial.filter(|trial| trial.ceiling == ceiling) {
+            Some(trial) => {
+                let base = self.fail(trial.side);
+                self.rest[trial.side.index()] = REST;
+                base
+            }
+            None => ceiling,
+        }
+    }
+
     /// The policy itself moves the ceiling: the search goes on from there.
     pub(super) fn move_to(&mut self, ceiling: u32) {
         if ceiling != self.base {
-            self.side = if ceiling < self.base {
-                Side::Down
-            } else {
-                Side::Up
-            };
             self.base = ceiling;
-            self.measured = None;
             self.windows = 0;
             self.odd = 0;
+            self.drift = [0.0; 2];
         }
         self.trial = None;
     }
 
-    /// A window is over in which the ceiling in force was held all the time.
-    pub(super) fn step(
-        &mut self,
-        window: &Window,
-        ceiling: u32,
-        bounds: Bounds,
-        gate: Gate,
-    ) -> Move {
+    /// A window is over in which the ceiling in force was held all the time. It is not yet part of
+    /// the curve.
+    pub(super) fn step(&mut self, curve: &mut Curve, view: &View<'_>, gate: Gate) -> Move {
+        let ceiling = view.ceiling;
         for rest in &mut self.rest {
             *rest = rest.saturating_sub(1);
         }
         let hold = |why| Move { ceiling, why };
-        let Some(point) = Point::of(window) else {
+        let Some(point) = Point::of(view.window) else {
             return hold(Reason::Few { served: 0 });
         };
-        match self.trial.filter(|trial| trial.ceiling == ceiling) {
-            Some(trial) => self.judge(trial, point, bounds, gate),
-            None => {
-                if self.base != ceiling {
-                    self.move_to(ceiling);
-                }
-                self.trial = None;
-                if let Some(changed) = self.measure(point) {
-                    return hold(changed);
-                }
-                self.try_next(bounds, gate).unwrap_or_else(|| {
-                    hold(Reason::Best {
-                        ceiling,
-                        rate: self.measured.map_or(point.rate, |known| known.rate),
-                    })
-                })
-            }
+        if let Some(trial) = self.trial.filter(|trial| trial.ceiling == ceiling) {
+            return self.judge(curve, trial, point, view.bounds, gate);
         }
+        self.move_to(ceiling);
+        self.windows = self.windows.saturating_add(1);
+        let known = curve.at(ceiling);
+        if let Some(known) = known
+            && let Some(changed) = self.compare(curve, known, point)
+        {
+            return hold(changed);
+        }
+        let known = known.map_or(point, |known| known.and(point));
+        self.try_next(curve, known, view.bounds, gate)
+            .unwrap_or_else(|| {
+                hold(Reason::Best {
+                    ceiling,
+                    rate: known.rate,
+                })
+            })
     }
 
-    /// Takes a window at the base into account. Tells when the server is not what it was.
-    fn measure(&mut self, point: Point) -> Option<Reason> {
-        self.windows = self.windows.saturating_add(1);
-        let Some(known) = self.measured else {
-            self.measured = Some(point);
-            return None;
-        };
+    /// How many standard errors count as one, as throughput scatters.
+    fn scatter(&self) -> f64 {
+        within(1.0, SCATTER_MAX, self.scatter.get().sqrt())
+    }
+
+    /// Tells when a ceiling does not give what it did; in the end, all that was known is forgotten.
+    fn compare(&mut self, curve: &mut Curve, known: Point, point: Point) -> Option<Reason> {
         let off = (point.rate / known.rate).ln();
         let error = known.error().hypot(point.error());
-        if off.abs() > CHANGED.ln().max(CHANGED_ERRORS * error) {
-            self.odd += 1;
-            if self.odd < CHANGED_WINDOWS {
-                return Some(Reason::Changed {
-                    rate: point.rate,
-                    before: known.rate,
-                });
+        let changed = Reason::Changed {
+            rate: point.rate,
+            before: known.rate,
+        };
+        if off.abs() <= CHANGED.ln().max(CHANGED_ERRORS * error * self.scatter()) {
+            self.odd = 0;
+            self.scatter.add((off / error).powi(2));
+            if self.trial.is_none() {
+                self.note_drift(curve, off / error / self.scatter());
             }
+            return None;
+        }
+        self.odd += 1;
+        if self.odd >= CHANGED_WINDOWS {
+            curve.forget();
             *self = Self {
                 base: self.base,
-                measured: Some(point),
-                windows: 1,
                 side: if off < 0.0 { Side::Down } else { Side::Up },
                 ..Self::new()
             };
-            return Some(Reason::Changed {
-                rate: point.rate,
-                before: known.rate,
-            });
         }
-        self.odd = 0;
-        let mut known = known.and(point);
-        known.weight = known.weight.min(BASE_WEIGHT_MAX);
-        self.measured = Some(known);
-        None
+        Some(changed)
     }
 
-    /// Starts the next trial, if it is time and a side may be tried.
-    fn try_next(&mut self, bounds: Bounds, gate: Gate) -> Option<Move> {
-        let known = self.measured?;
+    /// Takes into account how far the base is from what it gave. If that goes on to one side, the
+    /// search goes on too: down if it gives less, up if it gives more.
+    fn note_drift(&mut self, curve: &mut Curve, off: f64) {
+        let [below, above] = self.drift;
+        self.drift = [
+            (below - off - DRIFT_SLACK).max(0.0),
+            (above + off - DRIFT_SLACK).max(0.0),
+        ];
+        let is_below = self.drift[0] > DRIFT_MAX;
+        if is_below || self.drift[1] > DRIFT_MAX {
+            self.drift = [0.0; 2];
+            self.rest = [0; 2];
+            self.side = if is_below { Side::Down } else { Side::Up };
+            curve.doubt(self.base);
+        }
+    }
+
+    /// Starts the next trial, if it is time and a side may be tried. `known`: what the base gives.
+    fn try_next(
+        &mut self,
+        curve: &mut Curve,
+        known: Point,
+        bounds: Bounds,
+        gate: Gate,
+    ) -> Option<Move> {
         if known.weight < BASE_ENOUGH && self.windows < BASE_MAX {
             return None;
         }
@@ -242,13 +278,19 @@ impl Climb {
                 Side::Up => gate.raise,
                 Side::Down => gate.lower,
             };
-            open && self.rest[side.index()] == 0 && self.beside(side, bounds) != self.base
+            open && self.rest[side.index()] == 0 && self.beside(side, bounds, gate) != self.base
         })?;
-        let ceiling = self.beside(side, bounds);
+        if side != self.side && self.came_from == Some(side) {
+            // A whole step would lead back to where it came from.
+            self.narrow();
+        }
+        self.side = side;
+        let ceiling = self.beside(side, bounds, gate);
+        curve.doubt(ceiling);
         self.trial = Some(Trial {
             ceiling,
             side,
-            measured: None,
+            served: 0.0,
             windows: 0,
         });
         Some(Move {
@@ -261,45 +303,74 @@ impl Climb {
         })
     }
 
+    fn narrow(&mut self) {
+        self.step = self.step.sqrt().max(STEP_MIN);
+    }
+
     /// The ceiling a step away from the base.
-    fn beside(&self, side: Side, bounds: Bounds) -> u32 {
+    fn beside(&self, side: Side, bounds: Bounds, gate: Gate) -> u32 {
         let base = f64::from(self.base);
         let ceiling = match side {
             Side::Up => ((base * self.step).round() as u32).max(self.base.saturating_add(1)),
-            Side::Down => ((base / self.step).round() as u32).min(self.base.saturating_sub(1)),
+            Side::Down => ((base / self.step).round() as u32)
+                .min(self.base.saturating_sub(1))
+                .max(self.base.saturating_sub(gate.drop_max)),
         };
-        ceiling.clamp(bounds.min, bounds.max)
+        bounds.clamp(ceiling)
     }
 
     /// Takes a window of a trial into account; ends the trial when there is enough to tell.
-    fn judge(&mut self, mut trial: Trial, point: Point, bounds: Bounds, gate: Gate) -> Move {
+    fn judge(
+        &mut self,
+        curve: &mut Curve,
+        mut trial: Trial,
+        point: Point,
+        bounds: Bounds,
+        gate: Gate,
+    ) -> Move {
+        let known = curve.at(trial.ceiling);
+        if let Some(known) = known
+            && let Some(why) = self.compare(curve, known, point)
+        {
+            let ceiling = match self.trial {
+                Some(_) => trial.ceiling,
+                None => self.base,
+            };
+            return Move { ceiling, why };
+        }
         trial.windows += 1;
-        let tried = trial.measured.map_or(point, |before| before.and(point));
-        trial.measured = Some(tried);
+        trial.served += point.weight;
         self.trial = Some(trial);
-        let base = self.measured.unwrap_or(tried);
+        let tried = known.map_or(point, |known| known.and(point));
+        let base = curve.at(self.base).unwrap_or(tried);
         let grown = (f64::from(trial.ceiling) / f64::from(self.base.max(1))).ln();
         let gained = (tried.rate / base.rate).ln() - WORTH * grown;
-        let sure = gained.abs() > SURE * tried.error().hypot(base.error());
-        let enough = tried.weight >= ENOUGH;
-        if !sure && !enough && trial.windows < TRIAL_MAX {
+        let error = tried.error().hypot(base.error()) * self.scatter();
+        let sure = gained.abs() > SURE * error;
+        if !sure && trial.served < ENOUGH && trial.windows < TRIAL_MAX {
             return Move {
                 ceiling: trial.ceiling,
                 why: Reason::Measuring { rate: tried.rate },
             };
         }
-        self.trial = None;
-        if gained > 0.0 && (sure || enough) {
+        let is_wide = self.step > STEP_MIN;
+        let is_up = trial.side == Side::Up;
+        let least = if is_wide || is_up { 0.0 } else { error };
+        if gained > least {
             let before = self.base;
+            self.trial = None;
             self.base = trial.ceiling;
-            self.measured = Some(tried);
             self.windows = BASE_MAX;
             self.odd = 0;
+            self.drift = [0.0; 2];
             self.side = trial.side;
-            self.rest[trial.side.index()] = 0;
-            // Where it came from is known to be worse.
-            self.rest[trial.side.other().index()] = REST;
-            return self.try_next(bounds, gate).unwrap_or(Move {
+            self.came_from = Some(trial.side.other());
+            self.rest = [0; 2];
+            if !is_wide {
+                // Where it came from is known to be worse.
+                self.rest[trial.side.other().index()] = REST;
+            }
+            return self.try_next(curve, tried, bounds, gate).unwrap_or(Move {
                 ceiling: trial.ceiling,
                 why: Reason::Better {
                     rate: tried.rate,
@@ -311,7 +382,7 @@ impl Climb {
         Move {
             ceiling: self.fail(trial.side),
             why: Reason::Back {
-                up: trial.side == Side::Up,
+                up: is_up,
                 tried: trial.ceiling,
                 rate: tried.rate,
                 best: self.base,
@@ -319,13 +390,15 @@ impl Climb {
             },
         }
     }
+
     /// A trial failed: narrower steps, or a rest for that side. Returns the best so far.
     fn fail(&mut self, side: Side) -> u32 {
         self.trial = None;
         self.side = side.other();
+        self.came_from = None;
         self.windows = 0;
         if self.step > STEP_MIN {
-            self.step = self.step.sqrt().max(STEP_MIN);
+            self.narrow();
             self.rest = [0; 2];
         } else {
             self.rest[side.index()] = REST;

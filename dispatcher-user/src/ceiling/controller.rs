@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::agent::{self, AgentReport, AgentState};
 use super::climb::{Climb, Move};
 use super::curve::{Curve, Suggestion};
-use super::guard::{Guard, View};
+use super::guard::{self, Guard, View};
 use super::reason::Reason;
 use super::settings::{Bounds, Policy, Settings};
 use super::window::Window;
@@ -57,6 +57,8 @@ struct Memory {
     response_time: response_time::Memory,
     gradient: gradient::Memory,
     agent: agent::Memory,
+    /// The p99 that the goal is held against.
+    goal: response_time::Memory,
 }
 
 impl Memory {
@@ -66,6 +68,7 @@ impl Memory {
             response_time: response_time::Memory::default(),
             gradient: gradient::Memory::default(),
             agent: agent::Memory::default(),
+            goal: response_time::Memory::default(),
         }
     }
 }
@@ -119,11 +122,21 @@ impl Controller {
             Err(_) if matches!(self.settings.policy, Policy::Agent(_)) => *window,
             Err(why) => return self.pinned.map_or(why, |_| Reason::Pinned),
         };
-        self.curve.observe(&taken);
-        if self.pinned.is_some() {
-            return Reason::Pinned;
+        let full = guard::is_full(&taken, self.ceiling);
+        let concurrency = if full {
+            f64::from(self.ceiling)
+        } else {
+            taken.held_mean
+        };
+        let asked = self.pinned.is_none().then(|| self.ask_policy(&taken));
+        // A pause, or another server: the next windows tell.
+        let is_odd = matches!(&asked, Some(wanted) if matches!(wanted.why, Reason::Changed { .. }));
+        if !is_odd {
+            self.curve.observe(concurrency, &taken);
         }
-        let Move { ceiling, why } = self.ask_policy(&taken);
+        let Some(Move { ceiling, why }) = asked else {
+            return Reason::Pinned;
+        };
         self.target = self.bounds.clamp(ceiling);
         why
     }
@@ -137,37 +150,40 @@ impl Controller {
             bounds: self.bounds,
             forbidden: forbidden.as_ref(),
         };
+        let curve = &mut self.curve;
         let Memory {
             climb,
             response_time,
             gradient,
             agent,
+            goal: missed,
         } = &mut self.memory;
-        let mut wanted = match &self.settings.policy {
-            Policy::Fixed => return fixed::decide(&view),
-            Policy::Agent(settings) => {
-                return agent::decide(settings, agent, self.initial, &view);
-            }
-            Policy::QueueDepth(settings) => queue_depth::decide(settings, climb, &view),
-            Policy::ResponseTime(settings) => {
-                response_time::decide(settings, response_time, climb, &view)
-            }
-            Policy::Throughput(settings) => throughput::decide(settings, climb, &view),
-            Policy::Gradient(settings) => gradient::decide(settings, gradient, climb, &view),
-        };
-        let full = view.is_full();
-        match forbidden {
-            Some(why @ Reason::Goal { .. }) if full && wanted.ceiling >= self.ceiling => {
-                let ceiling = response_time::lowered(self.ceiling, 1.0);
-                climb.move_to(self.bounds.clamp(ceiling));
-                Move { ceiling, why }
-            }
-            Some(why) if matches!(wanted.why, Reason::Best { .. } | Reason::QueueInBand { .. }) => {
-                wanted.why = why;
-                wanted
-            }
-            _ => wanted,
+        let searches = !matches!(self.settings.policy, Policy::Fixed | Policy::Agent(_));
+        if searches && view.is_over() {
+            return Move {
+                ceiling: climb.abandon_trial(self.ceiling),
+                why: Reason::Settling,
+            };
         }
+        if searches && let Some(lower) = guard::keep_goal(goal, missed, climb, &view) {
+            return lower;
+        }
+        let mut wanted = match &self.settings.policy {
+            Policy::Fixed => fixed::decide(self.initial),
+            Policy::Agent(settings) => agent::decide(settings, agent, self.initial, &view),
+            Policy::QueueDepth(settings) => queue_depth::decide(settings, climb, curve, &view),
+            Policy::ResponseTime(settings) => {
+                response_time::decide(settings, response_time, climb, curve, &view)
+            }
+            Policy::Throughput(settings) => throughput::decide(settings, climb, curve, &view),
+            Policy::Gradient(settings) => gradient::decide(settings, gradient, climb, curve, &view),
+        };
+        if let Some(why) = forbidden
+            && matches!(wanted.why, Reason::Best { .. } | Reason::QueueInBand { .. })
+        {
+            wanted.why = why;
+        }
+        wanted
     }
 
     fn slow_start(&mut self) -> Reason {
@@ -223,6 +239,11 @@ impl Controller {
         self.target = self.bounds.clamp(self.target);
         self.put_in_force(&Reason::Bounds);
         self.ceiling
+    }
+
+    /// Another initial ceiling: what `fixed` holds, and `agent` without a report.
+    pub const fn set_initial(&mut self, initial: u32) {
+        self.initial = initial;
     }
 
     /// The back-end came up, or came back: its ceiling starts small. Returns the ceiling from now

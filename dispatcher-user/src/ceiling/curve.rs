@@ -9,7 +9,7 @@ use super::window::Window;
 const FADE: f64 = 0.98;
 
 /// Most weight of a point, in requests: with more, it would follow a slow change too late.
-const WEIGHT_MAX: f64 = 3000.0;
+const WEIGHT_MAX: f64 = 1500.0;
 
 /// A point of less weight is forgotten.
 const WEIGHT_MIN: f64 = 1.0;
@@ -72,21 +72,39 @@ pub(super) struct Curve {
 }
 
 impl Curve {
-    /// A window is over.
-    pub(super) fn observe(&mut self, window: &Window) {
+    /// A window is over in which the server had that many connections.
+    pub(super) fn observe(&mut self, held: f64, window: &Window) {
         self.points.retain(|_, point| {
             point.weight *= FADE;
             point.weight >= WEIGHT_MIN
         });
-        if let Some(new) = Point::of(window) {
+        if let Some(mut new) = Point::of(window) {
+            new.held = held;
             self.points
-                .entry(bucket(window.held_mean))
+                .entry(bucket(held))
                 .and_modify(|old| {
                     *old = old.and(new);
                     old.weight = old.weight.min(WEIGHT_MAX);
                 })
                 .or_insert(new);
         }
+    }
+
+    /// What was measured around a ceiling.
+    pub(super) fn at(&self, ceiling: u32) -> Option<Point> {
+        self.points.get(&bucket(f64::from(ceiling))).copied()
+    }
+
+    /// It is measured anew: what was known of it counts a quarter.
+    pub(super) fn doubt(&mut self, ceiling: u32) {
+        if let Some(point) = self.points.get_mut(&bucket(f64::from(ceiling))) {
+            point.weight /= 4.0;
+        }
+    }
+
+    /// The server is another one.
+    pub(super) fn forget(&mut self) {
+        self.points.clear();
     }
 
     /// All points, by rising concurrency.
@@ -115,7 +133,7 @@ pub struct Suggestion {
     pub rate: f64,
     /// The response time there, p99; zero where none was measured.
     pub p99: Duration,
-    /// The greatest concurrency measured beyond it, and how much less it gave, in percent of `rate`.
+    /// The greatest concurrency measured beyond it, and how much less it gave, in percent.
     pub beyond: Option<(u32, f64)>,
     /// Whether more may be better still: nothing was measured beyond.
     pub open: bool,
@@ -209,6 +227,11 @@ impl Average {
         self.value += (sample - self.value) * factor;
         self.value
     }
+
+    /// The average; 0 before the first sample.
+    pub(super) const fn get(&self) -> f64 {
+        self.value
+    }
 }
 
 impl Default for Average {
@@ -216,6 +239,11 @@ impl Default for Average {
     fn default() -> Self {
         Self::new(5, 3)
     }
+}
+
+/// The nearest number within; the least for what is none, which `clamp` would hand on.
+pub(super) fn within(low: f64, high: f64, number: f64) -> f64 {
+    if number > low { number.min(high) } else { low }
 }
 
 /// A time in seconds; the longest there is for what is too long, or none.
@@ -258,7 +286,7 @@ mod tests {
     fn curve(points: &[(f64, u64, u64)]) -> Curve {
         let mut curve = Curve::default();
         for &(held, served, p99) in points {
-            curve.observe(&measured(held, served, p99));
+            curve.observe(held, &measured(held, served, p99));
         }
         curve
     }
@@ -292,7 +320,7 @@ mod tests {
     fn a_point_fades_and_its_neighbours_are_another() {
         let mut curve = curve(&[(8.0, 1000, 20)]);
         for _ in 0..400 {
-            curve.observe(&measured(40.0, 1_000_000, 20));
+            curve.observe(40.0, &measured(40.0, 1_000_000, 20));
         }
         assert_eq!(curve.points().count(), 1);
         assert_eq!(bucket(f64::from(u32::MAX)), 239);

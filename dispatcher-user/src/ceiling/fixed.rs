@@ -1,12 +1,11 @@
-//! `fixed`: the ceiling stays where it is.
+//! `fixed`: the ceiling is its initial value.
 
 use super::climb::Move;
-use super::guard::View;
 use super::reason::Reason;
 
-pub(super) const fn decide(view: &View<'_>) -> Move {
+pub(super) const fn decide(initial: u32) -> Move {
     Move {
-        ceiling: view.ceiling,
+        ceiling: initial,
         why: Reason::Fixed,
     }
 }

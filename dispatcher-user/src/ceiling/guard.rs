@@ -2,8 +2,11 @@
 
 use core::time::Duration;
 
-use super::climb::Gate;
+use super::climb::{Climb, Gate, Move};
+use super::curve::seconds;
 use super::reason::Reason;
+use super::response_time;
+use super::settings::Bounds;
 use super::window::Window;
 
 /// Requests that a window must have served to teach something.
@@ -13,11 +16,18 @@ const SERVED_MIN: u64 = 20;
 const GATHERED_MAX: u32 = 10;
 
 /// Windows that a lowered ceiling is waited for; connections may last for hours.
-const ATTRITION_MAX: u32 = 30;
+const ATTRITION_MAX: u32 = 16;
 
 /// Where connections held, averaged over the window, are at least this part of the ceiling, the
 /// server had as many as it was given.
 const FULL: f64 = 0.9;
+
+/// Above this part of the ceiling there are connections from before it was lowered.
+const OVER: f64 = 1.1;
+
+/// A lower ceiling is not tried if connections end so slowly that it would take more windows to
+/// take effect: requests wait meanwhile.
+const ATTRITION_TRIED: u64 = 8;
 
 /// Responses that take so many times the shortest are not cured by more of them at once.
 const SLOW: f64 = 10.0;
@@ -113,7 +123,7 @@ impl Guard {
 pub(super) struct View<'a> {
     pub(super) window: &'a Window,
     pub(super) ceiling: u32,
-    pub(super) bounds: super::settings::Bounds,
+    pub(super) bounds: Bounds,
     /// Why it must not be raised, if so.
     pub(super) forbidden: Option<&'a Reason>,
 }
@@ -121,7 +131,18 @@ pub(super) struct View<'a> {
 impl View<'_> {
     /// Whether the server had as many connections as it was given, all the time.
     pub(super) fn is_full(&self) -> bool {
-        self.window.reached && self.window.held_mean >= FULL * f64::from(self.ceiling)
+        is_full(self.window, self.ceiling)
+    }
+
+    /// Whether connections from before outlast a lowered ceiling.
+    pub(super) fn is_over(&self) -> bool {
+        is_over(self.window, self.ceiling)
+    }
+
+    /// How much the ceiling can be lowered so that it takes effect in so many windows.
+    pub(super) fn attrition(&self, windows: u64) -> u32 {
+        let ended = self.window.ended.saturating_mul(windows);
+        u32::try_from(ended).unwrap_or(u32::MAX)
     }
 
     /// As the policy wishes, as far as it may.
@@ -129,6 +150,49 @@ impl View<'_> {
         Gate {
             raise: raise && self.forbidden.is_none(),
             lower,
+            drop_max: self.attrition(ATTRITION_TRIED),
         }
     }
+}
+
+/// A ceiling a small step lower: an eighth, at least 1.
+pub(super) const fn lowered_by_a_step(ceiling: u32) -> u32 {
+    ceiling.saturating_sub(step(ceiling))
+}
+
+/// A small step: an eighth, at least 1.
+pub(super) const fn step(ceiling: u32) -> u32 {
+    let eighth = ceiling.div_ceil(8);
+    if eighth == 0 { 1 } else { eighth }
+}
+
+/// Whether the server had as many connections as the ceiling gave it, all the time, and no more.
+pub(super) fn is_full(window: &Window, ceiling: u32) -> bool {
+    window.reached && window.held_mean >= FULL * f64::from(ceiling) && !is_over(window, ceiling)
+}
+
+/// Whether connections from before outlast a lowered ceiling.
+fn is_over(window: &Window, ceiling: u32) -> bool {
+    window.held_mean > OVER * f64::from(ceiling) + 0.5
+}
+
+/// While responses take longer than the goal (p99), back from what is tried, or a tenth lower.
+pub(super) fn keep_goal(
+    goal: Option<Duration>,
+    memory: &mut response_time::Memory,
+    climb: &mut Climb,
+    view: &View<'_>,
+) -> Option<Move> {
+    let goal = goal.filter(|_| view.is_full())?;
+    let p99 = seconds(memory.add(view.ceiling, view.window.response.p99));
+    if p99 <= goal {
+        return None;
+    }
+    let ceiling = climb.refuse_trial(view.ceiling).unwrap_or_else(|| {
+        let lower = view.bounds.clamp(response_time::lowered(view.ceiling, 1.0));
+        climb.move_to(lower);
+        lower
+    });
+    let why = Reason::Goal { p99, goal };
+    Some(Move { ceiling, why })
 }

@@ -23,6 +23,8 @@ mod gradient;
 mod agent;
 mod slow_start;
 mod controller;
+#[cfg(test)]
+mod tests;
 
 pub use agent::{AgentError, AgentReport, AgentState, REPORT_LEN_MAX};
 pub use controller::{Change, Controller, Decision};

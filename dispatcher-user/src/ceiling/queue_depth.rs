@@ -5,24 +5,29 @@
 //! best: from there it need not be searched for again.
 
 use super::climb::{Climb, Move};
-use super::guard::View;
+use super::curve::Curve;
+use super::guard::{View, lowered_by_a_step};
 use super::reason::Reason;
 use super::settings::QueueDepth;
 
-/// A lowered ceiling loses one in so many.
-const LOWERED_BY: u32 = 8;
-
-pub(super) fn decide(settings: &QueueDepth, climb: &mut Climb, view: &View<'_>) -> Move {
+pub(super) fn decide(
+    settings: &QueueDepth,
+    climb: &mut Climb,
+    curve: &mut Curve,
+    view: &View<'_>,
+) -> Move {
     let (queue, ceiling) = (view.window.queue_mean, view.ceiling);
     if queue < f64::from(settings.lower_below) {
         let ceiling = climb.give_up_trial(ceiling);
         let used = view.window.held_max.max(climb.best().unwrap_or(0));
-        let lower = ceiling - ceiling.div_ceil(LOWERED_BY).min(ceiling);
+        let lower = lowered_by_a_step(ceiling).max(used).min(ceiling);
+        let below = settings.lower_below;
         return Move {
-            ceiling: lower.max(used).min(ceiling),
-            why: Reason::QueueShort {
-                queue,
-                below: settings.lower_below,
+            ceiling: lower,
+            why: if lower < ceiling {
+                Reason::QueueShort { queue, below }
+            } else {
+                Reason::QueueInBand { queue }
             },
         };
     }
@@ -32,7 +37,7 @@ pub(super) fn decide(settings: &QueueDepth, climb: &mut Climb, view: &View<'_>) 
     };
     let is_long = queue > f64::from(settings.raise_above);
     if view.is_full() && is_long {
-        let mut step = climb.step(view.window, ceiling, view.bounds, view.gate(true, true));
+        let mut step = climb.step(curve, view, view.gate(true, true));
         if matches!(step.why, Reason::Try { up: true, .. }) {
             step.why = long;
         }

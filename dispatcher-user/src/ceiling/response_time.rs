@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 use super::climb::{Climb, Move};
-use super::curve::{Average, seconds};
+use super::curve::{Average, Curve, seconds, within};
 use super::guard::View;
 use super::reason::Reason;
 use super::settings::{Metric, ResponseTime};
@@ -39,6 +39,7 @@ pub(super) fn decide(
     settings: &ResponseTime,
     memory: &mut Memory,
     climb: &mut Climb,
+    curve: &mut Curve,
     view: &View<'_>,
 ) -> Move {
     let ceiling = view.ceiling;
@@ -87,8 +88,8 @@ pub(super) fn decide(
         };
     }
     let is_short = value < settings.low;
-    let gate = view.gate(is_short, !is_short);
-    let mut step = climb.step(view.window, ceiling, view.bounds, gate);
+    let gate = view.gate(is_short, true);
+    let mut step = climb.step(curve, view, gate);
     if matches!(step.why, Reason::Try { up: true, .. }) {
         step.why = out(settings.low, false);
     }
@@ -97,6 +98,20 @@ pub(super) fn decide(
 
 /// That part of a ceiling, within bounds, and at least one less.
 pub(super) fn lowered(ceiling: u32, part: f64) -> u32 {
-    let part = part.max(LOWERED_TO_MIN).min(LOWERED_TO_MAX);
+    let part = within(LOWERED_TO_MIN, LOWERED_TO_MAX, part);
     ((f64::from(ceiling) * part).round() as u32).min(ceiling.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Netflix's AIMD limit backs off from 10 to 9 and from 30 to 27.
+    #[test]
+    fn lowering_is_bounded() {
+        assert_eq!((lowered(10, 0.9), lowered(30, 0.9)), (9, 27));
+        assert_eq!((lowered(100, 0.001), lowered(100, 0.999)), (50, 90));
+        assert_eq!((lowered(1, 0.9), lowered(0, 0.9)), (0, 0));
+        assert_eq!(lowered(4, f64::NAN), 2);
+    }
 }

@@ -150,9 +150,10 @@ pub struct Throughput {
 /// Compares the response time with that of the same back-end at a small ceiling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gradient {
-    /// The response time that is still good, in percent of the baseline; above 100.
+    /// The response time that is still good, in percent of the baseline; above 100, below 400.
     pub tolerance_percent: u32,
-    /// The ceiling at which the baseline is measured; at least 1. The bounds do not raise it.
+    /// The baseline is measured at a quarter of the ceiling, at this at least, and at this the
+    /// first time; at least 1.
     pub probe_ceiling: u32,
     /// How long a measured baseline is good for.
     pub probe_interval: Duration,
@@ -161,7 +162,7 @@ pub struct Gradient {
 impl Default for Gradient {
     fn default() -> Self {
         Self {
-            tolerance_percent: 200,
+            tolerance_percent: 250,
             probe_ceiling: 3,
             probe_interval: Duration::from_secs(60),
         }

@@ -2,7 +2,8 @@
 //! that gives it.
 
 use super::climb::{Climb, Move};
-use super::guard::View;
+use super::curve::Curve;
+use super::guard::{View, lowered_by_a_step};
 use super::reason::Reason;
 use super::settings::Throughput;
 
@@ -10,10 +11,12 @@ use super::settings::Throughput;
 /// the ceiling stays.
 const ENOUGH_PERCENT: u32 = 110;
 
-/// A lowered ceiling loses one in so many.
-const LOWERED_BY: u32 = 8;
-
-pub(super) fn decide(settings: &Throughput, climb: &mut Climb, view: &View<'_>) -> Move {
+pub(super) fn decide(
+    settings: &Throughput,
+    climb: &mut Climb,
+    curve: &mut Curve,
+    view: &View<'_>,
+) -> Move {
     let ceiling = view.ceiling;
     if !view.is_full() {
         return Move {
@@ -26,14 +29,18 @@ pub(super) fn decide(settings: &Throughput, climb: &mut Climb, view: &View<'_>) 
     let rate = view.window.served() as f64 / view.window.length.as_secs_f64();
     let minimum = settings.minimum;
     if minimum == 0 || rate < f64::from(minimum) {
-        return climb.step(view.window, ceiling, view.bounds, view.gate(true, true));
+        return climb.step(curve, view, view.gate(true, true));
     }
-    let enough = rate * 100.0 > f64::from(minimum) * f64::from(ENOUGH_PERCENT);
-    let lower = ceiling - ceiling.div_ceil(LOWERED_BY).min(ceiling);
-    let next = if enough { lower } else { ceiling };
-    climb.move_to(next.max(view.bounds.min));
+    if rate * 100.0 <= f64::from(minimum) * f64::from(ENOUGH_PERCENT) {
+        return Move {
+            ceiling: climb.give_up_trial(ceiling),
+            why: Reason::Best { ceiling, rate },
+        };
+    }
+    let lower = view.bounds.clamp(lowered_by_a_step(ceiling));
+    climb.move_to(lower);
     Move {
-        ceiling: next,
+        ceiling: lower,
         why: Reason::Enough { rate, minimum },
     }
 }

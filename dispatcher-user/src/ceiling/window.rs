@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use super::curve::within;
+
 /// What was measured of one back-end over one window.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Window {
@@ -63,10 +65,7 @@ impl Window {
 
     /// Means that are no numbers are 0, and none is beyond what can be counted.
     pub(super) fn sane(self) -> Self {
-        let sane = |mean: f64| {
-            // The maximum of a number and NaN is the number.
-            mean.max(0.0).min(f64::from(u32::MAX))
-        };
+        let sane = |mean| within(0.0, f64::from(u32::MAX), mean);
         Self {
             held_mean: sane(self.held_mean),
             queue_mean: sane(self.queue_mean),
@@ -74,7 +73,7 @@ impl Window {
         }
     }
 
-    /// Both windows as one. Quantiles are the greater of both.
+    /// Both windows as one. Medians are averaged by their counts, as means are; p99 is the greater.
     pub(super) fn and(self, other: &Self) -> Self {
         let (ours, theirs) = (self.length.as_secs_f64(), other.length.as_secs_f64());
         let part = if ours + theirs > 0.0 {
@@ -108,11 +107,14 @@ impl Times {
         } else {
             other.count as f64 / count as f64
         };
-        let mean = self.mean.as_secs_f64() * (1.0 - part) + other.mean.as_secs_f64() * part;
+        let mix = |ours: Duration, theirs: Duration| {
+            let mixed = ours.as_secs_f64() * (1.0 - part) + theirs.as_secs_f64() * part;
+            Duration::try_from_secs_f64(mixed).unwrap_or(Duration::MAX)
+        };
         Self {
             count,
-            mean: Duration::try_from_secs_f64(mean).unwrap_or(Duration::MAX),
-            p50: self.p50.max(other.p50),
+            mean: mix(self.mean, other.mean),
+            p50: mix(self.p50, other.p50),
             p99: self.p99.max(other.p99),
             max: self.max.max(other.max),
         }

@@ -1,10 +1,8 @@
 //! What the program counted, summed over processors.
 
-use dispatcher_common::service::BackendCounters;
 use dispatcher_common::verdict::{DropReason, Handled};
 
 use super::Datapath;
-use super::meters::sum;
 
 impl Datapath {
     /// Frames that the program dropped for this reason.
@@ -23,13 +21,5 @@ impl Datapath {
         self.counters
             .get(&index, 0)
             .map_or(0, |values| values.iter().sum())
-    }
-
-    /// What passed to and from a back-end.
-    #[must_use]
-    pub fn backend(&self, index: u32) -> BackendCounters {
-        sum(self.backends.get(&index, 0).ok(), |total, one| {
-            *total += *one;
-        })
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use aya::Pod;
-use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use dispatcher_common::maps;
 use dispatcher_common::measure::{Histogram, Kind};
 use dispatcher_common::service::BackendCounters;
@@ -34,12 +34,9 @@ impl Meters {
     /// All that was counted of a back-end so far; nothing of one that there is not.
     #[must_use]
     pub fn read(&self, backend: u32) -> Reading {
-        let times = |kind: Kind| {
-            let values = self.times.get(&kind.key(backend), 0);
-            sum(values.ok(), |total, one| add_processor(total, one))
-        };
+        let times = |kind: Kind| sum(&self.times.get(&kind.key(backend), 0), add_processor);
         Reading {
-            counters: sum(self.backends.get(&backend, 0).ok(), |total, one| {
+            counters: sum(&self.backends.get(&backend, 0), |total, one| {
                 *total += *one;
             }),
             response: times(Kind::Response),
@@ -59,9 +56,9 @@ impl Datapath {
     }
 }
 
-/// The sum over processors.
-pub(super) fn sum<T: Pod + Default>(
-    values: Option<PerCpuValues<T>>,
+/// The sum over processors; nothing of an element that there is not.
+fn sum<T: Pod + Default>(
+    values: &Result<PerCpuValues<T>, MapError>,
     add: impl Fn(&mut T, &T),
 ) -> T {
     let mut total = T::default();

@@ -5,6 +5,7 @@ pub mod flows;
 
 mod counters;
 mod events;
+mod inspect;
 mod link;
 mod meters;
 mod pins;
@@ -19,9 +20,10 @@ use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::maps;
 use dispatcher_common::measure::Histogram;
-use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+use dispatcher_common::service::{Service, ServiceKey};
 
 pub use flows::{FlowTable, InstallError};
+pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
 pub use link::{AttachMode, AttachedMode};
 pub use meters::Meters;
 pub use pins::{Unloaded, unload};
@@ -144,7 +146,6 @@ pub struct Datapath {
     xsks: XskMap<MapData>,
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
-    backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
 }
 
@@ -188,7 +189,6 @@ impl Datapath {
             xsks: take(&mut ebpf, maps::XSKS.name)?,
             events: take(&mut ebpf, maps::EVENTS.name)?,
             counters: take(&mut ebpf, maps::COUNTERS.name)?,
-            backends: take(&mut ebpf, maps::BACKENDS.name)?,
             times: take(&mut ebpf, maps::TIMES.name)?,
             pin_path: config.pin_path.clone(),
             adopted,

@@ -150,6 +150,12 @@ pub(super) fn adoptable(pin_path: &Path, flow_capacity: u32) -> Result<bool, Dat
         }
         return Ok(false);
     }
+    compatible(pin_path, flow_capacity)?;
+    Ok(true)
+}
+
+/// Whether the pinned maps are as this version makes them.
+pub(super) fn compatible(pin_path: &Path, flow_capacity: u32) -> Result<(), DatapathError> {
     // Before the shapes, which follow from it.
     same_layout(&pin_path.join(maps::CONTROL.name))?;
     for spec in maps::ALL {
@@ -168,7 +174,7 @@ pub(super) fn adoptable(pin_path: &Path, flow_capacity: u32) -> Result<bool, Dat
             same_shape(&path, &spec)?;
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// In the words of the configuration.

@@ -1,5 +1,5 @@
-//! Two uses of bpf(2) that aya does not offer: reading a hash map in batches, and which interface
-//! a link is attached to.
+//! Uses of bpf(2) that aya does not offer: reading a hash map in batches, which interface a link
+//! is attached to, and which links there are.
 
 use std::ffi::CString;
 use std::io;
@@ -10,10 +10,16 @@ use std::path::Path;
 
 use aya::Pod;
 
+use super::inspect::XdpLink;
+
 /// `enum bpf_cmd` of linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_LINK_TYPE_XDP` of `enum bpf_link_type`.
+const LINK_TYPE_XDP: u32 = 6;
 
 /// Elements asked for at once: enough to make the call's own cost small, and twice what a bucket
 /// of a well-sized table holds.
@@ -132,8 +138,65 @@ pub(super) fn for_each_element<K: Pod, V: Pod>(
     }
 }
 
+/// The part of `union bpf_attr` for objects by their ids.
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    flags: u32,
+}
+
 /// The interface that the XDP link pinned at `path` is attached to; 0 when it is gone.
 pub(super) fn link_ifindex(path: &Path) -> io::Result<u32> {
+    Ok(link_info(&pinned(path)?)?.ifindex)
+}
+
+/// Whether this process may call bpf(2) at all: opens a pin that is not there.
+pub(super) fn probe() -> io::Result<()> {
+    match pinned(Path::new("/nonexistent")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The XDP links that there are, in all network namespaces.
+pub(super) fn xdp_links() -> io::Result<Vec<XdpLink>> {
+    let mut links = Vec::new();
+    let mut attr = IdAttr {
+        id: 0,
+        next_id: 0,
+        flags: 0,
+    };
+    loop {
+        match bpf(BPF_LINK_GET_NEXT_ID, &mut attr) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(links),
+            Err(error) => return Err(error),
+        }
+        attr.id = attr.next_id;
+        let mut one = IdAttr {
+            id: attr.id,
+            next_id: 0,
+            flags: 0,
+        };
+        // One that went in between is no failure.
+        let Ok(fd) = bpf(BPF_LINK_GET_FD_BY_ID, &mut one) else {
+            continue;
+        };
+        // SAFETY: the kernel made this descriptor just now, and nobody else knows of it.
+        let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        let info = link_info(&link)?;
+        if info.kind == LINK_TYPE_XDP {
+            links.push(XdpLink {
+                id: info.id,
+                program: info.program,
+                ifindex: info.ifindex,
+            });
+        }
+    }
+}
+
+fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = PinAttr {
         path: path.as_ptr() as u64,
@@ -142,7 +205,10 @@ pub(super) fn link_ifindex(path: &Path) -> io::Result<u32> {
     };
     let fd = bpf(BPF_OBJ_GET, &mut attr)? as RawFd;
     // SAFETY: the kernel made this descriptor just now, and nobody else knows of it.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn link_info(link: &OwnedFd) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attr = InfoAttr {
         fd: link.as_raw_fd() as u32,
@@ -150,5 +216,5 @@ pub(super) fn link_ifindex(path: &Path) -> io::Result<u32> {
         info: std::ptr::from_mut(&mut info) as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.ifindex)
+    Ok(info)
 }

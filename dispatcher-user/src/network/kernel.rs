@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
-    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourState,
+    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::Handle;
@@ -43,21 +45,36 @@ impl Kernel {
         Self(handle)
     }
 
+    /// All devices, in the kernel's words.
+    pub async fn link_messages(&self) -> Result<Vec<LinkMessage>, KernelError> {
+        collect(self.0.link().get().execute()).await
+    }
+
+    /// All addresses of this machine.
+    pub async fn address_messages(&self) -> Result<Vec<AddressMessage>, KernelError> {
+        collect(self.0.address().get().execute()).await
+    }
+
+    /// All neighbours by IP, in the kernel's words.
+    pub async fn neighbour_messages(&self) -> Result<Vec<NeighbourMessage>, KernelError> {
+        let mut neighbours = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = self.0.neighbours().get().set_address_family(family);
+            neighbours.extend(collect(request.execute()).await?);
+        }
+        Ok(neighbours)
+    }
+
     /// All devices.
     pub async fn devices(&self) -> Result<Devices, KernelError> {
-        let messages = collect(self.0.link().get().execute()).await?;
+        let messages = self.link_messages().await?;
         Ok(messages.iter().filter_map(link::parse).collect())
     }
 
     /// All neighbours by IP.
     pub async fn neighbours(&self) -> Result<Neighbours, KernelError> {
-        let mut neighbours = Neighbours::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let request = self.0.neighbours().get().set_address_family(family);
-            let messages = collect(request.execute()).await?;
-            neighbours.extend(messages.iter().filter_map(neighbour::parse));
-        }
-        Ok(neighbours)
+        let messages = self.neighbour_messages().await?;
+        Ok(messages.iter().filter_map(neighbour::parse).collect())
     }
 
     /// The kernel's own choice of a route to `target`.

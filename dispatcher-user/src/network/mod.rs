@@ -15,6 +15,8 @@ mod neighbour;
 mod route;
 mod state;
 mod kernel;
+mod generic;
+mod snapshot;
 mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,8 +27,11 @@ use dispatcher_common::link::NextHop;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::generic::XdpFeatures;
 pub use self::kernel::KernelError;
 pub use self::link::{LinkInfo, LinkKind};
+pub use self::route::Route;
+pub use self::snapshot::{AddressFacts, LinkFacts, NeighbourState, ProgramMode, Snapshot};
 use self::watcher::Watcher;
 
 /// What is known of the network at one generation.

@@ -10,10 +10,12 @@ use netlink_packet_route::route::{
 
 /// The kernel's answer for one target.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Route {
+pub enum Route {
     /// To `next`, a gateway or the target itself, by interface `oif`.
     Unicast {
+        /// Index of the interface.
         oif: u32,
+        /// The next machine.
         next: IpAddr,
         /// What the route itself bounds packets to, bytes.
         mtu: Option<u32>,
@@ -23,7 +25,10 @@ pub(super) enum Route {
     /// An address of this machine.
     Local,
     /// Nowhere.
-    None { why: String },
+    None {
+        /// As the kernel put it.
+        why: String,
+    },
 }
 
 /// Reads the answer to a route request for `target`.

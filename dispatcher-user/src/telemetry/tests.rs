@@ -44,14 +44,17 @@ fn a_scrape_tells_the_status() {
         r#"dispatcher_backend_bytes_total{service="web",backend="web-1",direction="out"} 900000"#,
         r#"dispatcher_backend_ceiling_pinned{service="web",backend="web-1"} 0"#,
         r#"dispatcher_backend_ceiling_suggested{service="web",backend="web-1"} 28"#,
-        r#"dispatcher_backend_ceiling_moves_total{service="web",backend="web-1",reason="raised_queue"} 11"#,
+        "dispatcher_backend_ceiling_moves_total\
+         {service=\"web\",backend=\"web-1\",reason=\"raised_queue\"} 11",
         r#"dispatcher_group_connections{group="db"} 32"#,
         r#"dispatcher_group_ceiling{group="db"} 100"#,
         r#"dispatcher_backend_requests_total{service="web",backend="web-1"} 58"#,
         r#"dispatcher_backend_unanswered_total{service="web",backend="web-1"} 1"#,
-        r#"dispatcher_backend_response_seconds_bucket{service="web",backend="web-1",le="0.0005"} 2"#,
+        "dispatcher_backend_response_seconds_bucket\
+         {service=\"web\",backend=\"web-1\",le=\"0.0005\"} 2",
         r#"dispatcher_backend_response_seconds_bucket{service="web",backend="web-1",le="30"} 16"#,
-        r#"dispatcher_backend_response_seconds_bucket{service="web",backend="web-1",le="+Inf"} 58"#,
+        "dispatcher_backend_response_seconds_bucket\
+         {service=\"web\",backend=\"web-1\",le=\"+Inf\"} 58",
         r#"dispatcher_backend_response_seconds_sum{service="web",backend="web-1"} 0.25"#,
         r#"dispatcher_backend_response_seconds_count{service="web",backend="web-1"} 58"#,
         r#"dispatcher_backend_connect_seconds_count{service="web",backend="web-1"} 0"#,

@@ -1,5 +1,5 @@
-//! Draws the model. Colours are the terminal's own and only for areas and warnings, so that they can
-//! be read on any background; without them nothing is lost.
+//! Draws the model. Colours are the terminal's own and only for areas and warnings, so that they
+//! can be read on any background; without them nothing is lost.
 
 use std::time::Duration;
 

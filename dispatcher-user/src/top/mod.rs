@@ -1,5 +1,5 @@
-//! `dispatcher top`: the status, live, in the terminal. What is shown follows from the model, and the
-//! model from events; terminal and daemon are touched here only.
+//! `dispatcher top`: the status, live, in the terminal. What is shown follows from the model, and
+//! the model from events; terminal and daemon are touched here only.
 
 mod draw;
 mod model;

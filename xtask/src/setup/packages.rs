@@ -16,6 +16,15 @@ enum Sign {
     Command(&'static str),
     /// File below a directory for headers.
     Header(&'static str),
+    /// What the name of a module of Apache begins with; a version follows.
+    ApacheModule(&'static str),
+}
+
+impl Need {
+    /// What it is and what for.
+    pub fn line(&self) -> String {
+        format!("{}: {}", self.package, self.why)
+    }
 }
 
 const fn command(name: &'static str, package: &'static str, why: &'static str) -> Need {
@@ -69,10 +78,35 @@ pub const NEEDS: &[Need] = &[
     command("curl", "curl", "client of demo and tests"),
     command("tcpdump", "tcpdump", "judges checksums in the tests"),
     command("sysctl", "procps", "sets forwarding in their namespaces"),
+    command(
+        "ping",
+        "iputils-ping",
+        "mends what `dispatcher check` finds, in the tests",
+    ),
 ];
 
-/// What the tests of the status page need, and nothing else does: it is large.
-pub const BROWSER: &str = "chromium";
+/// What the benchmark `overload` needs besides.
+///
+/// What brings Apache's service is only recommended by PHP's package, so nothing is started.
+pub const OVERLOAD: &[Need] = &[
+    command(
+        "apache2",
+        "apache2-bin",
+        "the server that is overloaded; it has no service that would be started",
+    ),
+    Need {
+        package: "libapache2-mod-php",
+        why: "makes the pages of that server",
+        sign: Sign::ApacheModule("libphp"),
+    },
+];
+
+/// What the tests of the status page take besides.
+pub const PAGE: &[Need] = &[command(
+    "chromium",
+    "chromium",
+    "the browser that shows the status page; it takes 300 MB",
+)];
 
 /// The compiler that matches its own source of core.
 pub const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -81,18 +115,33 @@ pub const COMPILER_CLIPPY: &str = "rust-web-clippy";
 
 /// Those whose sign is not on this machine.
 pub fn missing() -> Vec<&'static Need> {
-    missing_by(|command| privilege::find(command).is_some(), header_exists)
+    missing_of(NEEDS)
 }
 
-fn missing_by(
-    has_command: impl Fn(&str) -> bool,
-    has_header: impl Fn(&str) -> bool,
-) -> Vec<&'static Need> {
-    let absent = |need: &&Need| match need.sign {
-        Sign::Command(name) => !has_command(name),
-        Sign::Header(name) => !has_header(name),
-    };
-    NEEDS.iter().filter(absent).collect()
+/// Those of `needs` whose sign is not on this machine.
+pub fn missing_of(needs: &'static [Need]) -> Vec<&'static Need> {
+    missing_by(needs, Sign::is_there)
+}
+
+fn missing_by(needs: &'static [Need], is_there: impl Fn(&Sign) -> bool) -> Vec<&'static Need> {
+    needs.iter().filter(|need| !is_there(&need.sign)).collect()
+}
+
+impl Sign {
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Command(name) => privilege::find(name).is_some(),
+            Self::Header(name) => header_exists(name),
+            Self::ApacheModule(name) => apache_module_exists(name),
+        }
+    }
+}
+
+fn apache_module_exists(name: &str) -> bool {
+    let modules = std::fs::read_dir("/usr/lib/apache2/modules");
+    let names = modules.into_iter().flatten().flatten();
+    let mut names = names.map(|entry| entry.file_name());
+    names.any(|file| file.to_string_lossy().starts_with(name))
 }
 
 fn header_exists(name: &str) -> bool {
@@ -109,14 +158,16 @@ mod tests {
 
     #[test]
     fn a_package_is_missing_when_its_sign_is() {
-        assert!(missing_by(|_| true, |_| true).is_empty());
-        let missing = missing_by(|command| command != "m4", |header| header != "zlib.h");
+        assert!(missing_by(NEEDS, |_| true).is_empty());
+        let missing = missing_by(NEEDS, |sign| {
+            !matches!(sign, Sign::Command("m4") | Sign::Header("zlib.h"))
+        });
         let names: Vec<_> = missing.iter().map(|need| need.package).collect();
         assert_eq!(names, ["zlib1g-dev", "m4"]);
     }
 
     #[test]
     fn on_a_bare_machine_all_are_missing() {
-        assert_eq!(missing_by(|_| false, |_| false).len(), NEEDS.len());
+        assert_eq!(missing_by(NEEDS, |_| false).len(), NEEDS.len());
     }
 }

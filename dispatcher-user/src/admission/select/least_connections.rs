@@ -24,7 +24,7 @@ impl LeastConnections {
 
     pub(super) fn set(&mut self, position: u32, place: &Place) {
         let load = place.available.then(|| place.load());
-        self.ordered.set(place.lane, position, load);
+        self.ordered.set(place.lane(), position, load);
     }
 
     pub(super) fn pick(

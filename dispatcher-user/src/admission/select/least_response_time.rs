@@ -3,10 +3,8 @@
 //! fastest. Response times are told once a window and are old soon, what is held is exact at any
 //! time: so a fast back-end is sent much, but no crowd.
 
-use core::time::Duration;
-
 use super::lanes::{Open, of_lane};
-use super::{Exclude, Place, Places};
+use super::{Exclude, Place};
 
 /// Most back-ends that are looked at for one request. When no more are available, all are, and
 /// nothing is left to chance.
@@ -20,8 +18,8 @@ const NOWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 pub(super) struct LeastResponseTime {
-    /// Available positions of each lane, in no order.
-    lanes: Vec<Vec<u32>>,
+    /// Available back-ends of each lane, in no order.
+    lanes: Vec<Vec<Candidate>>,
     /// Where each position stands in its lane.
     places: Vec<u32>,
     /// When each was last picked, by the count of picks.
@@ -35,10 +33,20 @@ pub(super) struct LeastResponseTime {
 /// picked for longest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Candidate {
-    response: Duration,
+    /// Nanoseconds.
+    response: u64,
     load: u64,
     picked: u64,
     position: u32,
+}
+
+impl Candidate {
+    const NONE: Self = Self {
+        response: 0,
+        load: 0,
+        picked: 0,
+        position: NOWHERE,
+    };
 }
 
 impl LeastResponseTime {
@@ -61,62 +69,53 @@ impl LeastResponseTime {
         self.picked[position] = 0;
     }
 
+    /// Availability, load or response time have changed.
     pub(super) fn set(&mut self, position: u32, place: &Place) {
-        let lane = of_lane(&mut self.lanes, place.lane, Vec::new);
-        let at = self.places[position as usize];
-        if place.available && at == NOWHERE {
-            self.places[position as usize] = lane.len() as u32;
-            lane.push(position);
-        } else if !place.available && at != NOWHERE {
-            self.places[position as usize] = NOWHERE;
+        let lane = of_lane(&mut self.lanes, place.lane(), Vec::new);
+        let at = &mut self.places[position as usize];
+        if place.available {
+            let candidate = Candidate {
+                response: place.response,
+                load: place.load(),
+                picked: self.picked[position as usize],
+                position,
+            };
+            if let Some(known) = lane.get_mut(*at as usize) {
+                *known = candidate;
+            } else {
+                *at = lane.len() as u32;
+                lane.push(candidate);
+            }
+        } else if *at != NOWHERE {
+            let at = core::mem::replace(at, NOWHERE);
             lane.swap_remove(at as usize);
-            if let Some(&moved) = lane.get(at as usize) {
-                self.places[moved as usize] = at;
+            if let Some(moved) = lane.get(at as usize) {
+                self.places[moved.position as usize] = at;
             }
         }
     }
 
-    pub(super) fn pick(
-        &mut self,
-        places: &Places,
-        open: Open,
-        exclude: &mut Exclude<'_>,
-    ) -> Option<u32> {
-        let mut sample = [Candidate {
-            response: Duration::ZERO,
-            load: 0,
-            picked: 0,
-            position: 0,
-        }; SAMPLE_MAX];
-        let mut loads = [0; SAMPLE_MAX];
+    pub(super) fn pick(&mut self, open: Open, exclude: &mut Exclude<'_>) -> Option<u32> {
+        let mut sample = [&Candidate::NONE; SAMPLE_MAX];
         let mut len = 0;
         let (drawn, count) = self.draw(open);
         for &place in &drawn[..count] {
-            let position = self.available(open, place)?;
-            if exclude(position) {
-                continue;
+            let candidate = self.available(open, place)?;
+            if !exclude(candidate.position) {
+                sample[len] = candidate;
+                len += 1;
             }
-            let place = places.get(position)?;
-            let load = place.load();
-            sample[len] = Candidate {
-                response: place.response.unwrap_or(Duration::ZERO),
-                load,
-                picked: self.picked[position as usize],
-                position,
-            };
-            loads[len] = load;
-            len += 1;
         }
-        let (sample, loads) = (&sample[..len], &mut loads[..len]);
-        loads.sort_unstable();
-        let (of, parts) = HOT_ABOVE;
-        let hot_above = *loads.get(len.checked_sub(1)? * of / parts)?;
-        let cold = sample
-            .iter()
-            .filter(|candidate| candidate.load <= hot_above);
-        let chosen = cold.min()?.position;
+        let chosen = coldest(&mut sample[..len])?.position;
         self.picks += 1;
         self.picked[chosen as usize] = self.picks;
+        let at = self.places[chosen as usize] as usize;
+        for lane in open.lanes() {
+            let of_lane = self.lanes[lane].get_mut(at);
+            if let Some(known) = of_lane.filter(|known| known.position == chosen) {
+                known.picked = self.picks;
+            }
+        }
         Some(chosen)
     }
 
@@ -141,16 +140,41 @@ impl LeastResponseTime {
         (drawn, count)
     }
 
-    fn available(&self, open: Open, mut place: u32) -> Option<u32> {
+    fn available(&self, open: Open, mut place: u32) -> Option<&Candidate> {
         for lane in open.lanes() {
             let lane = &self.lanes[lane];
-            if let Some(&position) = lane.get(place as usize) {
-                return Some(position);
+            if let Some(candidate) = lane.get(place as usize) {
+                return Some(candidate);
             }
             place -= lane.len() as u32;
         }
         None
     }
+}
+
+/// The least candidate that is not hot.
+fn coldest<'a>(sample: &mut [&'a Candidate]) -> Option<&'a Candidate> {
+    let (of, parts) = HOT_ABOVE;
+    let quantile = sample.len().checked_sub(1)? * of / parts;
+    let mut loads = [u64::MAX; SAMPLE_MAX];
+    for (load, candidate) in loads.iter_mut().zip(&*sample) {
+        *load = candidate.load;
+    }
+    for passed_over in 0..sample.len() {
+        let rest = &mut sample[passed_over..];
+        for at in 1..rest.len() {
+            if rest[at] < rest[0] {
+                rest.swap(0, at);
+            }
+        }
+        let least = rest[0];
+        let below = loads.iter().filter(|&&load| load < least.load);
+        // When more are below it than below the quantile, it is above the quantile.
+        if below.count() <= quantile {
+            return Some(least);
+        }
+    }
+    None
 }
 
 /// SplitMix64, from the same seed at every start: what is decided can be played again.
@@ -162,6 +186,6 @@ impl Random {
     fn up_to(&mut self, highest: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let high = super::maglev::mix(self.0) >> 32;
-        (high * (u64::from(highest) + 1) >> 32) as u32
+        ((high * (u64::from(highest) + 1)) >> 32) as u32
     }
 }

@@ -23,7 +23,7 @@ use super::command::GroupId;
 use super::group::Groups;
 use super::settings::{BackendSettings, Balance, WEIGHT_MAX};
 
-use lanes::{Lanes, Open};
+use lanes::Lanes;
 use least_connections::LeastConnections;
 use least_response_time::LeastResponseTime;
 use ordered::STRIDE;
@@ -31,6 +31,7 @@ use round_robin::RoundRobin;
 use source_hash::SourceHash;
 
 pub use lanes::GROUPS_PER_SERVICE_MAX;
+pub(super) use lanes::Open;
 
 /// Most back-ends of a service.
 pub(super) const POSITIONS_MAX: u32 = BACKENDS_MAX;
@@ -53,23 +54,41 @@ pub(super) struct Standing {
 /// What is known of a back-end, whatever the way to balance.
 #[derive(Clone, Debug)]
 struct Place {
-    lane: usize,
-    weight: u32,
-    stride: u64,
+    addr: Addr,
+    /// Nanoseconds; 0 when it was not measured.
+    response: u64,
+    held: u32,
+    /// What a connection weighs: the less, the greater its own weight.
+    stride: u32,
+    weight: u16,
+    port: Port,
+    lane: u8,
     up: bool,
     available: bool,
-    held: u32,
-    response: Option<Duration>,
-    addr: Addr,
-    port: Port,
 }
+
+const _: () = assert!(
+    size_of::<Option<Place>>() == 40,
+    "several are looked at for a request"
+);
 
 impl Place {
     /// Slots in use for its weight, in units that only compare.
     fn load(&self) -> u64 {
-        u64::from(self.held) * self.stride
+        u64::from(self.held) * u64::from(self.stride)
+    }
+
+    fn lane(&self) -> usize {
+        self.lane.into()
+    }
+
+    fn set_weight(&mut self, weight: u32) {
+        self.weight = weight.clamp(1, WEIGHT_MAX) as u16;
+        self.stride = STRIDE / u32::from(self.weight);
     }
 }
+
+const _: () = assert!(WEIGHT_MAX <= u16::MAX as u32);
 
 /// By position in the service.
 #[derive(Clone, Debug)]
@@ -89,7 +108,7 @@ impl Places {
         places.filter_map(|(position, place)| Some((position, place.as_ref()?)))
     }
 
-    fn stride(&self, position: u32) -> u64 {
+    fn stride(&self, position: u32) -> u32 {
         self.get(position).map_or(STRIDE, |place| place.stride)
     }
 }
@@ -123,12 +142,22 @@ impl Method {
         }
     }
 
+    /// A back-end's availability has changed.
     fn set(&mut self, position: u32, place: &Place) {
         match self {
             Self::RoundRobin(method) => method.set(position, place),
             Self::LeastConnections(method) => method.set(position, place),
             Self::LeastResponseTime(method) => method.set(position, place),
             Self::SourceHash(method) => method.set(position, place),
+        }
+    }
+
+    /// Only what a back-end holds, or how fast it answers, has changed.
+    fn set_load(&mut self, position: u32, place: &Place) {
+        match self {
+            Self::LeastConnections(method) => method.set(position, place),
+            Self::LeastResponseTime(method) => method.set(position, place),
+            Self::RoundRobin(_) | Self::SourceHash(_) => {}
         }
     }
 }
@@ -173,18 +202,19 @@ impl Selector {
         if self.places.0.len() <= position as usize {
             self.places.0.resize(position as usize + 1, None);
         }
-        let weight = settings.weight.clamp(1, WEIGHT_MAX);
-        self.places.0[position as usize] = Some(Place {
-            lane,
-            weight,
-            stride: STRIDE / u64::from(weight),
+        let mut place = Place {
+            addr: settings.addr,
+            response: 0,
+            held: 0,
+            stride: 0,
+            weight: 0,
+            port: settings.port,
+            lane: lane as u8,
             up: false,
             available: false,
-            held: 0,
-            response: None,
-            addr: settings.addr,
-            port: settings.port,
-        });
+        };
+        place.set_weight(settings.weight);
+        self.places.0[position as usize] = Some(place);
         self.method.membership_changed(&self.places, Some(position));
     }
 
@@ -202,7 +232,7 @@ impl Selector {
             .get_mut(position as usize)
             .and_then(Option::take)
         {
-            self.lanes.leave(place.lane);
+            self.lanes.leave(place.lane());
             self.method.membership_changed(&self.places, None);
         }
     }
@@ -213,7 +243,7 @@ impl Selector {
         let Some(place) = self.places.get(position) else {
             return true;
         };
-        let (old, alone) = (place.lane, self.lanes.is_alone(place.lane));
+        let (old, alone) = (place.lane(), self.lanes.is_alone(place.lane()));
         let Some(lane) = self.lanes.find(settings.group).or(alone.then_some(old)) else {
             return false;
         };
@@ -230,9 +260,8 @@ impl Selector {
             },
         );
         if let Some(place) = self.places.get_mut(position) {
-            place.weight = settings.weight.clamp(1, WEIGHT_MAX);
-            place.stride = STRIDE / u64::from(place.weight);
-            place.lane = lane;
+            place.set_weight(settings.weight);
+            place.lane = lane as u8;
             self.lanes.leave(old);
             self.lanes.enter(lane, settings.group);
             self.method.membership_changed(&self.places, None);
@@ -246,25 +275,28 @@ impl Selector {
         let Some(place) = self.places.get_mut(position) else {
             return;
         };
-        if place.available != standing.available {
-            self.lanes.count(place.lane, standing.available);
-        }
+        let turned = place.available != standing.available;
         let went = place.up != standing.up;
         place.up = standing.up;
         place.available = standing.available;
         place.held = standing.held;
+        if turned {
+            self.lanes.count(place.lane(), standing.available);
+            self.method.set(position, place);
+        } else {
+            self.method.set_load(position, place);
+        }
         if went {
             self.method.membership_changed(&self.places, None);
-        }
-        if let Some(place) = self.places.get(position) {
-            self.method.set(position, place);
         }
     }
 
     /// Says how fast a back-end answers, if that is known.
     pub(super) fn set_response_time(&mut self, position: u32, response: Option<Duration>) {
         if let Some(place) = self.places.get_mut(position) {
-            place.response = response;
+            let nanos = response.map_or(0, |response| response.as_nanos());
+            place.response = u64::try_from(nanos).unwrap_or(u64::MAX);
+            self.method.set_load(position, place);
         }
     }
 
@@ -289,7 +321,7 @@ impl Selector {
         match &mut self.method {
             Method::RoundRobin(method) => method.pick(places, open, exclude),
             Method::LeastConnections(method) => method.pick(places, open, exclude),
-            Method::LeastResponseTime(method) => method.pick(places, open, exclude),
+            Method::LeastResponseTime(method) => method.pick(open, exclude),
             Method::SourceHash(method) => method.pick(places, open, source, exclude),
         }
     }

@@ -10,7 +10,7 @@ use super::lanes::{Open, of_lane};
 use super::{Exclude, POSITIONS_MAX};
 
 /// Stride of weight 1. What a weight is worth is rounded by less than its thousandth part.
-pub(super) const STRIDE: u64 = 1 << 20;
+pub(super) const STRIDE: u32 = 1 << 20;
 
 const POSITION_BITS: u32 = POSITIONS_MAX.ilog2();
 const _: () = assert!(POSITIONS_MAX.is_power_of_two());
@@ -69,7 +69,7 @@ impl Ordered {
         &mut self,
         open: Open,
         exclude: &mut Exclude<'_>,
-        stride_of: impl Fn(u32) -> u64,
+        stride_of: impl Fn(u32) -> u32,
     ) -> Option<u32> {
         let mut excluded = Vec::new();
         let picked = loop {

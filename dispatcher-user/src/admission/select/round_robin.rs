@@ -37,15 +37,15 @@ impl RoundRobin {
         let mut weighted = Ordered::new();
         for (position, place) in places.iter() {
             weighted.enter(position);
-            weighted.set(place.lane, position, place.available.then_some(0));
+            weighted.set(place.lane(), position, place.available.then_some(0));
         }
         self.weighted = Some(weighted);
     }
 
     pub(super) fn set(&mut self, position: u32, place: &Place) {
-        self.in_turn.set(place.lane, position, place.available);
+        self.in_turn.set(place.lane(), position, place.available);
         if let Some(weighted) = &mut self.weighted {
-            weighted.set(place.lane, position, place.available.then_some(0));
+            weighted.set(place.lane(), position, place.available.then_some(0));
         }
     }
 

@@ -41,7 +41,7 @@ impl SourceHash {
     }
 
     pub(super) fn set(&mut self, position: u32, place: &Place) {
-        self.in_turn.set(place.lane, position, place.available);
+        self.in_turn.set(place.lane(), position, place.available);
     }
 
     pub(super) fn pick(
@@ -60,7 +60,8 @@ impl SourceHash {
         let mut probed = after.take(1 + PROBES_MAX).copied().map(u32::from);
         let hashed = probed.find(|&position| {
             let place = places.get(position);
-            place.is_some_and(|place| place.available && open.has(place.lane)) && !exclude(position)
+            place.is_some_and(|place| place.available && open.has(place.lane()))
+                && !exclude(position)
         });
         hashed.or_else(|| self.in_turn.pick(open, exclude))
     }
@@ -70,7 +71,7 @@ impl SourceHash {
         let up = up.map(|(position, place)| Member {
             addr: place.addr,
             port: place.port,
-            weight: place.weight,
+            weight: place.weight.into(),
             position: position as u16,
         });
         let slots = maglev::slots_for(places.iter().count());

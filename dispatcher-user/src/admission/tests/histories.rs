@@ -23,6 +23,8 @@ enum Step {
     Syn(char, u32),
     Phase(char, Phase),
     Ceiling(u32, u32),
+    GroupCeiling(u32, u32),
+    Window,
     PassToNext,
     Pass(u64),
 }
@@ -34,15 +36,22 @@ struct Twins {
     model: Model,
     now: u64,
     highest_ceiling: Vec<u32>,
+    window_begun: u64,
 }
 
 impl Twins {
-    fn new(flows: u32, settings: ServiceSettings, ceilings: &[u32]) -> Self {
+    fn new(
+        flows: u32,
+        settings: ServiceSettings,
+        backends: &[(u32, Option<u32>)],
+        groups: &[u32],
+    ) -> Self {
         Self {
-            bench: Bench::with_flow_capacity(flows, settings, ceilings),
-            model: Model::new(flows, settings, ceilings),
+            bench: Bench::grouped(flows, settings, backends, groups),
+            model: Model::new(flows, settings, backends, groups),
             now: 0,
-            highest_ceiling: ceilings.to_vec(),
+            highest_ceiling: backends.iter().map(|(ceiling, _)| *ceiling).collect(),
+            window_begun: 0,
         }
     }
 
@@ -71,10 +80,34 @@ impl Twins {
                 let told = self.bench.set_ceiling(now, backend, ceiling);
                 (told, self.model.set_ceiling(now, backend, ceiling))
             }
+            Step::GroupCeiling(group, ceiling) => (
+                self.bench.set_group_ceiling(now, group, ceiling),
+                self.model.set_group_ceiling(now, group, ceiling),
+            ),
+            Step::Window => {
+                self.check_window();
+                (vec![], vec![])
+            }
             Step::Phase(..) | Step::PassToNext | Step::Pass(_) => (vec![], vec![]),
         };
         assert_eq!(told, expected, "{step:?} at {now}");
         self.check();
+    }
+
+    fn check_window(&mut self) {
+        let length = self.now - self.window_begun;
+        self.window_begun = self.now;
+        let told = self.bench.window(self.now);
+        let measured = self.model.window(self.now);
+        let (queue_mean, queue_max) = measured.queue;
+        let equal = |one: f64, other: f64| (one - other).abs() < 1e-9;
+        assert_eq!(told.length, Duration::from_millis(length));
+        assert!(equal(told.queue_mean, queue_mean), "{told:?}");
+        assert_eq!(told.queue_max, queue_max);
+        for (told, (held_mean, held_max, reached)) in told.backends.iter().zip(measured.backends) {
+            assert!(equal(told.held_mean, held_mean), "{told:?}: {held_mean}");
+            assert_eq!((told.held_max, told.reached), (held_max, reached));
+        }
     }
 
     fn check(&self) {
@@ -92,6 +125,12 @@ impl Twins {
             assert_eq!(view.ceiling, model.ceiling(backend));
             assert_eq!(view.half_open + view.active, model.held(backend));
             assert!(view.active_max <= highest);
+        }
+        let groups: Vec<_> = bench.admission.groups().collect();
+        assert_eq!(groups.len(), model.groups().len());
+        for (view, &ceiling) in groups.iter().zip(model.groups()) {
+            assert_eq!(view.ceiling, ceiling);
+            assert_eq!(view.held, model.group_held(view.id.0));
         }
         assert_eq!(bench.admission.flow_count() as usize, model.flows().len());
         let sighted = bench.admission.poll_timeout();
@@ -124,12 +163,17 @@ impl Twins {
             let others = (0..=2).filter(|&c| c != self.model.ceiling(backend));
             steps.extend(others.map(|ceiling| Step::Ceiling(backend as u32, ceiling)));
         }
+        for (group, &ceiling) in (0..).zip(self.model.groups()) {
+            let others = (0..=2).filter(|&other| other != ceiling);
+            steps.extend(others.map(|ceiling| Step::GroupCeiling(group, ceiling)));
+        }
         steps
     }
 
     /// All histories of `depth` more steps; tells how many there are.
     fn explore(&self, depth: u32, clients: &[(char, u32)]) -> u64 {
         if depth == 0 {
+            self.clone().step(Step::Window);
             return 1;
         }
         let mut histories = 0;
@@ -150,7 +194,7 @@ impl Twins {
 
 #[test]
 fn all_short_histories_are_as_the_reference_has_them() {
-    let histories = Twins::new(64, TIMES, &[1, 1]).explore(6, &[]);
+    let histories = Twins::new(64, TIMES, &[(1, None), (1, None)], &[]).explore(6, &[]);
     assert!(histories > 100_000, "only {histories} histories");
 }
 
@@ -161,8 +205,17 @@ fn all_short_histories_with_a_small_flow_table_are_as_the_reference_has_them() {
         queue_capacity: 1,
         ..TIMES
     };
-    let histories = Twins::new(1, silent, &[2, 0]).explore(5, &[]);
+    let histories = Twins::new(1, silent, &[(2, None), (0, None)], &[]).explore(5, &[]);
     assert!(histories > 20_000, "only {histories} histories");
+}
+
+#[test]
+fn all_short_histories_under_a_group_are_as_the_reference_has_them() {
+    let both = [(1, Some(0)), (1, Some(0))];
+    let histories = Twins::new(64, TIMES, &both, &[1]).explore(5, &[]);
+    let one = [(1, Some(0)), (1, None)];
+    let histories = histories + Twins::new(2, TIMES, &one, &[1]).explore(5, &[]);
+    assert!(histories > 50_000, "only {histories} histories");
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -171,7 +224,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (client.clone(), 1..3u32).prop_map(|(client, isn)| Step::Syn(client, isn)),
         4 => (client, phase).prop_map(|(client, phase)| Step::Phase(client, phase)),
-        1 => (0..3u32, 0..4u32).prop_map(|(backend, ceiling)| Step::Ceiling(backend, ceiling)),
+        1 => (0..4u32, 0..4u32).prop_map(|(backend, ceiling)| Step::Ceiling(backend, ceiling)),
+        1 => (0..2u32, 0..4u32).prop_map(|(group, ceiling)| Step::GroupCeiling(group, ceiling)),
+        1 => Just(Step::Window),
         2 => Just(Step::PassToNext),
         1 => (0..6000u64).prop_map(Step::Pass),
     ];
@@ -188,7 +243,8 @@ proptest! {
         queue_capacity in 0..6u32,
     ) {
         let settings = ServiceSettings { queue_capacity, ..TIMES };
-        let mut twins = Twins::new(flows, settings, &[1, 0, 2]);
+        let backends = [(1, Some(0)), (0, None), (2, Some(1)), (2, Some(0))];
+        let mut twins = Twins::new(flows, settings, &backends, &[2, 1]);
         for step in steps {
             twins.step(step);
         }

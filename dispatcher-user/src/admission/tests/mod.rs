@@ -4,6 +4,8 @@
 mod parts;
 mod stories;
 mod changes;
+mod groups;
+mod windows;
 mod wheel;
 mod model;
 mod histories;
@@ -23,7 +25,7 @@ use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use super::*;
 
 /// The same cases in every run; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` ask for others.
-fn seeded() -> ProptestConfig {
+pub(super) fn seeded() -> ProptestConfig {
     let default = ProptestConfig::default();
     let rng_seed = match default.rng_seed {
         RngSeed::Random => RngSeed::Fixed(0x5eed),
@@ -105,11 +107,30 @@ impl Bench {
     }
 
     fn with_flow_capacity(flows: u32, settings: ServiceSettings, ceilings: &[u32]) -> Self {
+        let alone: Vec<_> = ceilings.iter().map(|&ceiling| (ceiling, None)).collect();
+        Self::grouped(flows, settings, &alone, &[])
+    }
+
+    /// Groups by their ceilings, and back-ends by theirs and the number of the group that they are
+    /// in.
+    fn grouped(
+        flows: u32,
+        settings: ServiceSettings,
+        backends: &[(u32, Option<u32>)],
+        groups: &[u32],
+    ) -> Self {
         let mut admission = Admission::new(flows, Hasher::default());
+        for &ceiling in groups {
+            admission.add_group(ceiling).unwrap();
+        }
         let service = admission.add_service(settings).unwrap();
-        for &ceiling in ceilings {
+        for &(ceiling, group) in backends {
+            let settings = BackendSettings {
+                group: group.map(GroupId),
+                ..backend_settings(ceiling)
+            };
             admission
-                .add_backend(Time::ZERO, service, backend_settings(ceiling))
+                .add_backend(Time::ZERO, service, settings)
                 .unwrap();
         }
         Self {
@@ -153,6 +174,16 @@ impl Bench {
         self.admission
             .set_ceiling(ms(at), BackendId(backend), ceiling);
         self.commands()
+    }
+
+    fn set_group_ceiling(&mut self, at: u64, group: u32, ceiling: u32) -> Vec<String> {
+        self.admission
+            .set_group_ceiling(ms(at), GroupId(group), ceiling);
+        self.commands()
+    }
+
+    fn window(&mut self, at: u64) -> ServiceWindow {
+        self.admission.take_window(ms(at), self.service).unwrap()
     }
 
     /// Time passes, as a caller lets it pass: every timeout is handled when it is due.

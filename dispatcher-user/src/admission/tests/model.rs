@@ -8,8 +8,10 @@ use super::*;
 pub(super) struct Model {
     settings: ServiceSettings,
     flow_capacity: usize,
+    /// Ceilings, and the group that each is in.
+    backends: Vec<(u32, Option<u32>)>,
     /// Ceilings.
-    backends: Vec<u32>,
+    groups: Vec<u32>,
     cursor: usize,
     waiting: Vec<Waiting>,
     flows: Vec<ModelFlow>,
@@ -17,6 +19,25 @@ pub(super) struct Model {
     armed: usize,
     pub(super) counters: ServiceCounters,
     told: Vec<String>,
+    /// What there was after each change since the window began, and just before that.
+    notes: Vec<Note>,
+    window_begun: u64,
+}
+
+#[derive(Clone)]
+struct Note {
+    at: u64,
+    waiting: u32,
+    held: Vec<u32>,
+    ceilings: Vec<u32>,
+}
+
+/// What was measured, on average and at most.
+pub(super) struct Measured {
+    /// Requests that waited.
+    pub(super) queue: (f64, u32),
+    /// Slots held at each back-end, and whether its ceiling was reached.
+    pub(super) backends: Vec<(f64, u32, bool)>,
 }
 
 #[derive(Clone)]
@@ -45,18 +66,28 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Model {
-    pub(super) fn new(flows: u32, settings: ServiceSettings, ceilings: &[u32]) -> Self {
-        Self {
+    pub(super) fn new(
+        flows: u32,
+        settings: ServiceSettings,
+        backends: &[(u32, Option<u32>)],
+        groups: &[u32],
+    ) -> Self {
+        let mut model = Self {
             settings,
             flow_capacity: flows as usize,
-            backends: ceilings.to_vec(),
+            backends: backends.to_vec(),
+            groups: groups.to_vec(),
             cursor: 0,
             waiting: Vec::new(),
             flows: Vec::new(),
             armed: 0,
             counters: ServiceCounters::default(),
             told: Vec::new(),
-        }
+            notes: Vec::new(),
+            window_begun: 0,
+        };
+        model.note(0);
+        model
     }
 
     pub(super) fn syn_with(&mut self, at: u64, client: char, isn: u32) -> Vec<String> {
@@ -93,7 +124,7 @@ impl Model {
         if let Some(place) = self.flow(client) {
             let flow = &self.flows[place];
             match flow.state {
-                FlowState::Lingering => self.remove(place, "Replaced"),
+                FlowState::Lingering => self.remove(at, place, "Replaced"),
                 FlowState::HalfOpen if flow.isn == isn => {
                     self.counters.retransmitted += 1;
                     self.told
@@ -120,6 +151,7 @@ impl Model {
                     armed,
                 };
                 self.waiting.push(new);
+                self.note(at);
             } else {
                 self.turn_away(client, isn, "QueueFull");
             }
@@ -147,15 +179,66 @@ impl Model {
             let flow = &mut self.flows[place];
             (flow.state, flow.changed, flow.due) = (state, at, at + millis(rest));
             flow.armed = armed;
+            self.note(at);
             self.release(at);
         }
         self.told()
     }
 
     pub(super) fn set_ceiling(&mut self, at: u64, backend: u32, ceiling: u32) -> Vec<String> {
-        self.backends[backend as usize] = ceiling;
+        self.backends[backend as usize].0 = ceiling;
+        self.note(at);
         self.release(at);
         self.told()
+    }
+
+    pub(super) fn set_group_ceiling(&mut self, at: u64, group: u32, ceiling: u32) -> Vec<String> {
+        self.groups[group as usize] = ceiling;
+        self.release(at);
+        self.told()
+    }
+
+    /// What a window shows.
+    pub(super) fn window(&mut self, at: u64) -> Measured {
+        self.note(at);
+        let notes = core::mem::take(&mut self.notes);
+        let (begun, length) = (self.window_begun, at - self.window_begun);
+        let mean = |value: &dyn Fn(&Note) -> u32| {
+            let spans = notes
+                .windows(2)
+                .map(|pair| u64::from(value(&pair[0])) * (pair[1].at - pair[0].at.max(begun)));
+            match length {
+                0 => f64::from(value(&notes[notes.len() - 1])),
+                _ => spans.sum::<u64>() as f64 / length as f64,
+            }
+        };
+        let max = |value: &dyn Fn(&Note) -> u32| notes.iter().map(value).max().unwrap_or(0);
+        let backends = 0..self.backends.len();
+        let backends = backends.map(|backend| {
+            let reached = |note: &Note| note.held[backend] >= note.ceilings[backend];
+            (
+                mean(&|note| note.held[backend]),
+                max(&|note| note.held[backend]),
+                notes.iter().any(reached),
+            )
+        });
+        let measured = Measured {
+            queue: (mean(&|note| note.waiting), max(&|note| note.waiting)),
+            backends: backends.collect(),
+        };
+        self.window_begun = at;
+        self.note(at);
+        measured
+    }
+
+    fn note(&mut self, at: u64) {
+        let backends = 0..self.backends.len();
+        self.notes.push(Note {
+            at,
+            waiting: self.waiting.len() as u32,
+            held: backends.map(|backend| self.held(backend)).collect(),
+            ceilings: self.backends.iter().map(|(ceiling, _)| *ceiling).collect(),
+        });
     }
 
     pub(super) fn pass(&mut self, until: u64) -> Vec<String> {
@@ -170,8 +253,8 @@ impl Model {
                 self.lapse(place, due);
             } else if let Some(place) = self.flows.iter().position(|flow| flow.armed == armed) {
                 match self.flows[place].state {
-                    FlowState::HalfOpen => self.remove(place, "HandshakeTimeout"),
-                    FlowState::Lingering => self.remove(place, "Ended"),
+                    FlowState::HalfOpen => self.remove(due, place, "HandshakeTimeout"),
+                    FlowState::Lingering => self.remove(due, place, "Ended"),
                     FlowState::Established | FlowState::Closing => {
                         self.told
                             .push(format!("probe {}", self.flows[place].client));
@@ -212,11 +295,22 @@ impl Model {
     }
 
     pub(super) fn ceiling(&self, backend: usize) -> u32 {
-        self.backends[backend]
+        self.backends[backend].0
     }
 
     pub(super) fn is_available(&self, backend: usize) -> bool {
-        self.held(backend) < self.backends[backend]
+        let (ceiling, group) = self.backends[backend];
+        let group_has_room = |group| self.group_held(group) < self.groups[group as usize];
+        self.held(backend) < ceiling && group.is_none_or(group_has_room)
+    }
+
+    pub(super) fn group_held(&self, group: u32) -> u32 {
+        let members = (0..self.backends.len()).filter(|&b| self.backends[b].1 == Some(group));
+        members.map(|backend| self.held(backend)).sum()
+    }
+
+    pub(super) fn groups(&self) -> &[u32] {
+        &self.groups
     }
 
     pub(super) fn any_available(&self) -> bool {
@@ -239,6 +333,7 @@ impl Model {
         let Waiting {
             client, isn, since, ..
         } = self.waiting.remove(place);
+        self.note(at);
         if at >= since + millis(self.settings.queue_timeout) {
             self.counters.expired += 1;
             self.refuse(client, isn, "Expired");
@@ -258,6 +353,7 @@ impl Model {
                 let Waiting {
                     client, isn, since, ..
                 } = self.waiting.remove(0);
+                self.note(at);
                 self.admit(at, client, isn, &format!(" after {} ms", at - since));
             } else {
                 return;
@@ -273,7 +369,7 @@ impl Model {
                 .min_by_key(|(_, flow)| flow.armed);
             match oldest {
                 Some((place, flow)) if at - flow.changed >= millis(RECLAIM_AFTER) => {
-                    self.remove(place, "Reclaimed");
+                    self.remove(at, place, "Reclaimed");
                 }
                 _ => return false,
             }
@@ -301,6 +397,7 @@ impl Model {
             due,
             armed,
         });
+        self.note(at);
         self.told
             .push(format!("admit {client}{isn} to {backend}{waited}"));
     }
@@ -317,8 +414,9 @@ impl Model {
         });
     }
 
-    fn remove(&mut self, place: usize, reason: &str) {
+    fn remove(&mut self, at: u64, place: usize, reason: &str) {
         let flow = self.flows.remove(place);
+        self.note(at);
         self.told.push(format!(
             "remove {} from {}: {reason}",
             flow.client, flow.backend

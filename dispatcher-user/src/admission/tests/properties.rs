@@ -1,5 +1,6 @@
-//! What always holds, whatever happens: services and back-ends come and go, installs fail, timeouts
-//! are handled late. No reference here, only what follows from the commands themselves.
+//! What always holds, whatever happens: services, back-ends and groups come, change and go,
+//! installs fail, timeouts are handled late. No reference here, only what follows from the commands
+//! themselves.
 
 use core::hash::{BuildHasher, Hasher as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 const SERVICES: usize = 2;
+const GROUPS: usize = 3;
 const FLOW_CAPACITY: u32 = 6;
 
 /// Hashes differently for each seed; nothing that is decided may depend on it.
@@ -36,16 +38,45 @@ enum Happening {
     RemoveFlow(usize),
     Ceiling(usize, u32),
     State(usize, BackendState),
-    AddBackend(usize, u32),
+    AddBackend(usize, Change),
+    UpdateBackend(usize, Change),
+    ResponseTime(usize, Option<u64>),
+    GroupCeiling(usize, u32),
+    ReplaceGroup(usize),
+    Window(usize),
     RemoveBackend(usize),
     UpdateService(usize, ServiceSettings),
     ReplaceService(usize),
     Pass(u64),
 }
 
+/// What may be changed of a back-end; a group by its place among them.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    ceiling: u32,
+    weight: u32,
+    group: Option<usize>,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let group = prop::option::of(0..GROUPS);
+    (0..4u32, 1..4u32, group).prop_map(|(ceiling, weight, group)| Change {
+        ceiling,
+        weight,
+        group,
+    })
+}
+
 fn settings() -> impl Strategy<Value = ServiceSettings> {
-    (0..6u32, 1..8000u64, any::<bool>(), 0..3u32).prop_map(
-        |(queue_capacity, timeout, refuse, per_source)| ServiceSettings {
+    let balance = prop::sample::select(vec![
+        Balance::RoundRobin,
+        Balance::LeastConnections,
+        Balance::LeastResponseTime,
+        Balance::SourceHash,
+    ]);
+    (0..6u32, 1..8000u64, any::<bool>(), 0..3u32, balance).prop_map(
+        |(queue_capacity, timeout, refuse, per_source, balance)| ServiceSettings {
+            balance,
             queue_capacity,
             queue_timeout: Duration::from_millis(timeout),
             overflow: if refuse {
@@ -80,7 +111,12 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => which.prop_map(H::RemoveFlow),
         5 => (which, 0..4u32).prop_map(|(backend, ceiling)| H::Ceiling(backend, ceiling)),
         4 => (which, state).prop_map(|(backend, state)| H::State(backend, state)),
-        2 => (which, 0..3u32).prop_map(|(service, ceiling)| H::AddBackend(service, ceiling)),
+        2 => (which, change()).prop_map(|(service, new)| H::AddBackend(service, new)),
+        3 => (which, change()).prop_map(|(backend, new)| H::UpdateBackend(backend, new)),
+        2 => (which, prop::option::of(0..50u64)).prop_map(|(b, ms)| H::ResponseTime(b, ms)),
+        4 => (which, 0..5u32).prop_map(|(group, ceiling)| H::GroupCeiling(group, ceiling)),
+        1 => which.prop_map(H::ReplaceGroup),
+        3 => which.prop_map(H::Window),
         2 => which.prop_map(H::RemoveBackend),
         2 => (which, settings()).prop_map(|(service, new)| H::UpdateService(service, new)),
         1 => which.prop_map(H::ReplaceService),
@@ -94,7 +130,11 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 struct World {
     admission: Admission<u64, Seeded>,
     services: [ServiceId; SERVICES],
+    groups: [GroupId; GROUPS],
     now: u64,
+    /// Of each back-end, what its windows told of the connections that it was given, and of those
+    /// that are over.
+    told: BTreeMap<BackendId, (u64, u64)>,
     /// Flows that were admitted and not removed.
     live: BTreeMap<FlowId, FlowKey>,
     /// Requests that were handed in and not given back.
@@ -111,18 +151,27 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut admission = Admission::new(FLOW_CAPACITY, Seeded(seed));
         let services = core::array::from_fn(|_| admission.add_service(SETTINGS).unwrap());
+        let groups = [1, 2, 4].map(|ceiling| admission.add_group(ceiling).unwrap());
         let mut world = Self {
             admission,
             services,
+            groups,
             now: 0,
+            told: BTreeMap::new(),
             live: BTreeMap::new(),
             held: BTreeSet::new(),
             requests: 0,
             history: String::new(),
         };
         for service in 0..SERVICES {
-            world.happen(&Happening::AddBackend(service, 1));
-            world.happen(&Happening::AddBackend(service, 2));
+            for (ceiling, group) in [(1, None), (2, Some(0)), (3, Some(1))] {
+                let new = Change {
+                    ceiling,
+                    weight: 1,
+                    group,
+                };
+                world.happen(&Happening::AddBackend(service, new));
+            }
         }
         world
     }
@@ -131,6 +180,9 @@ impl World {
         self.now += 1;
         let queues = self.queues();
         let skipped = self.act(happening);
+        // A number may be given to another back-end.
+        let admission = &self.admission;
+        self.told.retain(|id, _| admission.backend(*id).is_some());
         let told: Vec<_> = core::iter::from_fn(|| self.admission.poll_command()).collect();
         for command in &told {
             self.follow(command);
@@ -139,6 +191,7 @@ impl World {
         self.check_ceilings(&told);
         self.check_records();
         self.check_queues();
+        self.check_groups();
         self.history += &format!("{happening:?} at {}: {told:?}\n", self.now);
     }
 
@@ -150,7 +203,7 @@ impl World {
             .backends()
             .map(|backend| backend.id)
             .collect();
-        let (now, services) = (ms(self.now), self.services);
+        let (now, services, groups) = (ms(self.now), self.services, self.groups);
         let admission = &mut self.admission;
         match *happening {
             Happening::Syn(service, client, isn) => {
@@ -186,11 +239,54 @@ impl World {
             Happening::State(backend, state) => {
                 admission.set_state(now, pick(backend, &backends)?, state);
             }
-            Happening::AddBackend(service, ceiling) => {
-                let settings = backend_settings(ceiling);
+            Happening::AddBackend(service, new) => {
+                let settings = BackendSettings {
+                    weight: new.weight,
+                    group: new.group.map(|group| groups[group]),
+                    ..backend_settings(new.ceiling)
+                };
                 admission
                     .add_backend(now, services[service % SERVICES], settings)
                     .unwrap();
+            }
+            Happening::UpdateBackend(backend, new) => {
+                let ceiling = backend_settings(new.ceiling).ceiling;
+                let group = new.group.map(|group| groups[group]);
+                let id = pick(backend, &backends)?;
+                admission
+                    .update_backend(now, id, ceiling, 1000, new.weight, group)
+                    .unwrap();
+            }
+            Happening::ResponseTime(backend, millis) => {
+                let response = millis.map(Duration::from_millis);
+                admission.set_response_time(pick(backend, &backends)?, response);
+            }
+            Happening::GroupCeiling(group, ceiling) => {
+                admission.set_group_ceiling(now, groups[group % GROUPS], ceiling);
+            }
+            Happening::ReplaceGroup(group) => {
+                let id = groups[group % GROUPS];
+                let used = admission
+                    .backends()
+                    .any(|backend| backend.group == Some(id));
+                assert_eq!(admission.remove_group(id).is_err(), used);
+                if !used {
+                    self.groups[group % GROUPS] = admission.add_group(2).unwrap();
+                }
+            }
+            Happening::Window(service) => {
+                let window = admission.take_window(now, services[service % SERVICES]);
+                for backend in window?.backends {
+                    let (admitted, over) = self.told.entry(backend.id).or_default();
+                    *admitted += backend.admitted;
+                    *over += backend.ended + backend.failed;
+                    let view = admission.backend(backend.id)?;
+                    assert_eq!(*over, view.ended + view.failed, "{backend:?}");
+                    // More, if one was told that could not be installed afterwards.
+                    assert!(*admitted >= view.admitted);
+                    assert!(backend.held_mean <= f64::from(backend.held_max));
+                    assert!(backend.held_max >= view.half_open + view.active);
+                }
             }
             Happening::RemoveBackend(backend) => {
                 admission.remove_backend(now, pick(backend, &backends)?);
@@ -276,6 +372,11 @@ impl World {
             {
                 assert!(view.half_open + view.active <= view.ceiling, "{view:?}");
                 assert!(view.active_max >= view.half_open + view.active);
+                let group = view.group.and_then(|group| self.admission.group(group));
+                assert!(
+                    group.is_none_or(|group| group.held <= group.ceiling),
+                    "{group:?}"
+                );
             }
         }
     }
@@ -313,6 +414,9 @@ impl World {
             assert_eq!(backend.half_open, count(FlowState::HalfOpen));
             let active = count(FlowState::Established) + count(FlowState::Closing);
             assert_eq!(backend.active, active);
+            let over = backend.ended + backend.failed;
+            let held = u64::from(backend.half_open + backend.active);
+            assert_eq!(backend.admitted, over + held);
             assert!(
                 !backend.leaving || !states.is_empty(),
                 "it is gone with its last flow"
@@ -335,6 +439,10 @@ impl World {
                 backend.service == view.id
                     && backend.state == BackendState::Up
                     && backend.half_open + backend.active < backend.ceiling
+                    && backend.group.is_none_or(|group| {
+                        let group = self.admission.group(group).unwrap();
+                        group.held < group.ceiling
+                    })
             });
             let full = self.admission.flow_count() == FLOW_CAPACITY;
             assert!(view.queue_depth == 0 || !available || full, "{view:?}");
@@ -352,6 +460,19 @@ impl World {
         }
         let records = self.admission.flow_count() + self.admission.queued_count();
         assert_eq!(self.admission.poll_timeout().is_some(), records > 0);
+    }
+
+    /// What a group holds is what its back-ends hold, removed ones too.
+    fn check_groups(&self) {
+        for group in self.admission.groups() {
+            let members = self.admission.backends();
+            let members = members.filter(|backend| backend.group == Some(group.id));
+            let held: u32 = members
+                .map(|backend| backend.half_open + backend.active)
+                .sum();
+            assert_eq!(group.held, held);
+            assert!(group.held_max >= held);
+        }
     }
 }
 

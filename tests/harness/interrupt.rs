@@ -27,11 +27,13 @@ pub fn catch() -> Result<()> {
 }
 
 /// Whether one of them came.
+#[must_use]
 pub fn requested() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Sleeps until `end` or a signal; whether it was no signal.
+#[must_use]
 pub fn sleep_until(end: Instant) -> bool {
     const LOOK: Duration = Duration::from_millis(20);
     while !requested() {
