@@ -165,10 +165,8 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", &size)?;
         let scheme = if dark { "dark" } else { "light" };
         let scheme = json!({ "name": "prefers-color-scheme", "value": scheme });
-        self.call(
-            "Emulation.setEmulatedMedia",
-            json!({ "features": [scheme] }),
-        )?;
+        let scheme = json!({ "features": [scheme] });
+        self.call("Emulation.setEmulatedMedia", &scheme)?;
         Ok(())
     }
 
