@@ -50,7 +50,10 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A panic has restored it already, and twice would write over what it said.
+        if !std::thread::panicking() {
+            ratatui::restore();
+        }
     }
 }
 
