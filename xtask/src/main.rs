@@ -100,6 +100,7 @@ fn perform(arguments: Arguments) -> Result<()> {
 fn ci(runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
     lint::run(runner)?;
+    test::page_tools(runner)?;
     test::run_group(test::Group::All, &[], runner)?;
     test::run_group(test::Group::Page, &[], runner)
 }

@@ -40,7 +40,15 @@ pub enum Group {
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
+    if options.group == Group::Page {
+        page_tools(runner)?;
+    }
     run_group(options.group, &options.arguments, runner)
+}
+
+/// Installs what the tests of the status page need, unless it is there.
+pub fn page_tools(runner: Runner) -> Result<()> {
+    setup::install_for("cargo xtask test page", setup::packages::BROWSER, runner)
 }
 
 /// Runs a group; the tools are there.
@@ -53,11 +61,7 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             }
             Ok(())
         }
-        Group::Page => {
-            setup::install_for("test page", setup::packages::PAGE, runner)?;
-            privileged(group, arguments, runner)
-        }
-        Group::Kernel | Group::Netns | Group::Vm | Group::Soak => {
+        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Soak => {
             privileged(group, arguments, runner)
         }
     }

@@ -147,6 +147,7 @@ impl Controller {
         let view = View {
             window,
             ceiling: self.ceiling,
+            initial: self.bounds.clamp(self.initial),
             bounds: self.bounds,
             forbidden: forbidden.as_ref(),
         };

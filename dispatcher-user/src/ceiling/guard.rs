@@ -123,6 +123,8 @@ impl Guard {
 pub(super) struct View<'a> {
     pub(super) window: &'a Window,
     pub(super) ceiling: u32,
+    /// Where it started.
+    pub(super) initial: u32,
     pub(super) bounds: Bounds,
     /// Why it must not be raised, if so.
     pub(super) forbidden: Option<&'a Reason>,

@@ -2,7 +2,7 @@
 //!
 //! While the queue is long, the ceiling is searched for as in `throughput`: a long queue alone does
 //! not raise it. While the queue is short, it sinks to what is used, but not below what was found
-//! best: from there it need not be searched for again.
+//! best, or where it started as long as nothing was: a crowd after a quiet time need not wait.
 
 use super::climb::{Climb, Move};
 use super::curve::Curve;
@@ -19,7 +19,10 @@ pub(super) fn decide(
     let (queue, ceiling) = (view.window.queue_mean, view.ceiling);
     if queue < f64::from(settings.lower_below) {
         let ceiling = climb.give_up_trial(ceiling);
-        let used = view.window.held_max.max(climb.best().unwrap_or(0));
+        let used = view
+            .window
+            .held_max
+            .max(climb.best().unwrap_or(view.initial));
         let lower = lowered_by_a_step(ceiling).max(used).min(ceiling);
         let below = settings.lower_below;
         return Move {

@@ -274,7 +274,9 @@ fn a_queue_raises_only_as_long_as_more_is_served() {
 #[test]
 fn a_short_queue_lowers_to_what_is_used() {
     let policy = Policy::QueueDepth(QueueDepth::default());
-    let mut controller = Controller::new(&settings(policy), BOUNDS, 20);
+    let mut controller = Controller::new(&settings(policy), BOUNDS, 8);
+    controller.pin(Some(20));
+    controller.pin(None);
     let quiet = Window {
         held_mean: 5.0,
         held_max: 12,
@@ -290,6 +292,13 @@ fn a_short_queue_lowers_to_what_is_used() {
         (why.label(), why.to_string().as_str()),
         ("lowered_queue", "queue 0.2 < 1: lowered")
     );
+    let idle = Window {
+        held_mean: 0.5,
+        held_max: 2,
+        ..quiet
+    };
+    let ceilings: Vec<_> = (0..5).map(|_| controller.decide(&idle).ceiling).collect();
+    assert_eq!(ceilings, [10, 8, 8, 8, 8], "not below where it started");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::reader::Table;
 use super::scalar::{agent_path, agent_send, choice, duration_in, integer, percent};
 use super::{
     Agent, AgentKind, CAPACITY_MAX, DURATION_MAX, DURATION_MIN, INTERVAL_MIN, PERCENT_MAX,
-    RATE_MAX, RESPONSE_TIME_MAX, RESPONSE_TIME_MIN,
+    RATE_MAX, RESPONSE_TIME_MAX, RESPONSE_TIME_MIN, TOLERANCE_MAX,
 };
 use crate::ceiling::{
     self, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,
@@ -146,7 +146,7 @@ fn gradient(table: &mut Table<'_>, parameters: &mut Gradient, interval: Duration
     *tolerance_percent = table.value(
         "tolerance",
         *tolerance_percent,
-        percent(101..=PERCENT_MAX, why),
+        percent(101..=TOLERANCE_MAX, why),
     );
     *probe_ceiling = table.value(
         "probe_ceiling",

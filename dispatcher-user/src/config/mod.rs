@@ -58,8 +58,12 @@ pub const RESPONSE_TIME_MIN: Duration = Duration::from_micros(10);
 pub const RESPONSE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 /// Most requests a second asked of one back-end.
 pub const RATE_MAX: u32 = 10_000_000;
-/// Greatest percentage: of the response time at rest, and of what an agent's load may be.
+/// Greatest percentage of what an agent's load may be.
 pub const PERCENT_MAX: u32 = 1000;
+/// Greatest percentage of the response time at rest that is still good. That is measured at a
+/// quarter of the ceiling, where a server that does one thing at a time answers four times as fast:
+/// a ceiling that is far too high must show.
+pub const TOLERANCE_MAX: u32 = 399;
 /// Where a ceiling that moves starts unless something says otherwise, as near as its bounds allow.
 /// An operator who knows only the capacity must not start at it: a server pushed past its best at
 /// once answers too slowly to be measured, whereas one that is given too little is given more

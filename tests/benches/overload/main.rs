@@ -50,9 +50,6 @@ const FACTORS: [f64; 2] = [5.0, 10.0];
 const EASY: f64 = 0.5;
 /// How many times as much the dispatcher must make of the server.
 const RATIO: f64 = 3.0;
-/// Whether the daemon's default policy moves ceilings. One that does not leaves them just below the
-/// capacity; then the best fixed ceiling stands in.
-const DEFAULT_MOVES: bool = false;
 /// The daemon's default, which its configuration here leaves alone.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A concurrency this near to the best throughput is as good, and has shorter response times.
@@ -272,11 +269,7 @@ fn measure(plan: &Plan) -> Result<Results> {
     }
     let carries = carries(&lab, plan)?;
     let fixed = Way::Dispatched(Ceiling::Fixed(carries.best_concurrency));
-    let dispatched = if DEFAULT_MOVES {
-        Way::Dispatched(Ceiling::Default)
-    } else {
-        fixed
-    };
+    let dispatched = Way::Dispatched(Ceiling::Default);
     let mut sides: [[Window; 2]; FACTORS.len()] = Default::default();
     let mut last: [Run; 2] = Default::default();
     for round in 1..=plan.rounds {

@@ -101,11 +101,11 @@ pub const OVERLOAD: &[Need] = &[
     },
 ];
 
-/// What the tests of the status page take besides.
-pub const PAGE: &[Need] = &[command(
+/// What the tests of the status page need, and nothing else does: it is large.
+pub const BROWSER: &[Need] = &[command(
     "chromium",
     "chromium",
-    "the browser that shows the status page; it takes 300 MB",
+    "shows the status page in its tests; it takes 300 MB",
 )];
 
 /// The compiler that matches its own source of core.
