@@ -89,11 +89,12 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let flows = running.stop(&handle).await?;
-    // Dropping the server removes its socket's file.
+    let config = reloader.stop().await;
+    let left = leave(&config, flows);
+    // Dropping the server removes its socket's file. Last, because the next daemon may start then.
     served.abort();
     let _ = served.await;
-    let config = reloader.stop().await;
-    leave(&config, flows)
+    left
 }
 
 /// The program stays or goes, as configured.

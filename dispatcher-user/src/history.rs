@@ -16,8 +16,8 @@ use crate::admin::Control;
 use crate::engine::clock;
 use crate::status::{BackendStatus, ServiceStatus, Status};
 
-/// Samples that are kept: five minutes of them. A back-end's take 8 bytes each, a service's 28: with
-/// 256 services and 4096 back-ends, the most there may be, 12 MB together.
+/// Samples that are kept: five minutes of them. A back-end's take 8 bytes each, a service's 28:
+/// with 256 services and 4096 back-ends, the most there may be, 12 MB together.
 pub const SAMPLES_MAX: usize = 300;
 
 /// From a sample to the next.

@@ -28,7 +28,8 @@ use tokio::time::{Sleep, sleep};
 use crate::history::{History, HistoryList, Ring};
 use crate::status::{BackendState, BackendStatus, ServiceStatus, Status};
 
-/// Most pages that are kept up to date at once; the others try again. Scrapes have room beside them.
+/// Most pages that are kept up to date at once; the others try again. There is room for scrapes
+/// beside them.
 const STREAMS_MAX: usize = 16;
 /// How long a stream lasts: a little less than any connection to the listener. The browser then
 /// opens the next one by itself.
@@ -120,7 +121,7 @@ async fn events(State(pages): State<Pages>, Query(wanted): Query<Wanted>) -> Res
     news.mark_changed();
     let following = Following {
         news,
-        view: View::new(wanted.filter),
+        view: View::new(&wanted.filter),
         end: Box::pin(sleep(STREAM_TIME)),
         _place: place,
     };
@@ -195,7 +196,7 @@ struct Sum {
 }
 
 impl View {
-    fn new(filter: String) -> Self {
+    fn new(filter: &str) -> Self {
         Self {
             filter: filter.to_lowercase(),
             told: HashMap::new(),

@@ -81,18 +81,18 @@ impl Browser {
             complaints: VecDeque::new(),
             _profile: profile,
         };
-        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }))?;
+        let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }))?;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.call("Target.attachToTarget", attach)?;
+        let session = browser.call("Target.attachToTarget", &attach)?;
         browser.session = session["sessionId"].as_str().map(str::to_owned);
         for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
-            browser.call(domain, json!({}))?;
+            browser.call(domain, &json!({}))?;
         }
         Ok(browser)
     }
 
     /// Gives a command and waits for the answer to it.
-    fn call(&mut self, method: &str, parameters: Value) -> Result<Value> {
+    fn call(&mut self, method: &str, parameters: &Value) -> Result<Value> {
         self.sent += 1;
         let mut command = json!({ "id": self.sent, "method": method, "params": parameters });
         if let Some(session) = &self.session {
@@ -126,7 +126,7 @@ impl Browser {
 
     /// Goes to an address; what is there loads meanwhile.
     pub fn open(&mut self, url: &str) -> Result<()> {
-        let answer = self.call("Page.navigate", json!({ "url": url }))?;
+        let answer = self.call("Page.navigate", &json!({ "url": url }))?;
         match answer.get("errorText") {
             Some(error) => bail!("{url}: {error}"),
             None => Ok(()),
@@ -136,7 +136,7 @@ impl Browser {
     /// The value of an expression in the page; `null` where it has none.
     pub fn value(&mut self, expression: &str) -> Result<Value> {
         let question = json!({ "expression": expression, "returnByValue": true });
-        let mut answer = self.call("Runtime.evaluate", question)?;
+        let mut answer = self.call("Runtime.evaluate", &question)?;
         if let Some(thrown) = answer.get("exceptionDetails") {
             bail!("{expression}: {thrown}");
         }
@@ -162,13 +162,11 @@ impl Browser {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600,
         });
-        self.call("Emulation.setDeviceMetricsOverride", size)?;
+        self.call("Emulation.setDeviceMetricsOverride", &size)?;
         let scheme = if dark { "dark" } else { "light" };
         let scheme = json!({ "name": "prefers-color-scheme", "value": scheme });
-        self.call(
-            "Emulation.setEmulatedMedia",
-            json!({ "features": [scheme] }),
-        )?;
+        let scheme = json!({ "features": [scheme] });
+        self.call("Emulation.setEmulatedMedia", &scheme)?;
         Ok(())
     }
 
@@ -194,7 +192,7 @@ fn messages(from: impl Read) -> impl Iterator<Item = Value> {
 impl Drop for Browser {
     fn drop(&mut self) {
         self.session = None;
-        let _ = self.call("Browser.close", json!({}));
+        let _ = self.call("Browser.close", &json!({}));
         // It ends with its pipe too.
         self.commands = None;
         if !matches!(wait_until(&mut self.process, PATIENCE), Ok(Some(_))) {

@@ -343,6 +343,22 @@ async fn a_suggestion_says_why() {
 }
 
 #[tokio::test]
+async fn the_history_is_told_from_where_the_client_knows_it() {
+    let running = Running::start();
+    let all = running.client().history(0).await.unwrap();
+    assert_eq!((all.value.last, all.value.seconds.len()), (1, 1));
+    let told = r#"{"name":"web-1","ceiling":[32],"held":[32]}"#;
+    assert!(all.json.contains(told), "{}", all.json);
+    let new = running.client().history(1).await.unwrap().value;
+    assert_eq!((new.last, new.seconds.len()), (1, 0));
+    assert!(new.services[0].backends[0].held.is_empty());
+    let (line, _) = running
+        .ask("GET /v1/history?since=x HTTP/1.1\r\nhost: d\r\n\r\n")
+        .await;
+    assert!(line.contains("400"), "{line}");
+}
+
+#[tokio::test]
 async fn the_client_passes_on_what_the_daemon_refused() {
     let running = Running::start();
     let query = QueueQuery {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
@@ -10,9 +11,14 @@ use dispatcher_common::measure::{Histogram, Kind};
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 use aya::Pod;
-use aya::maps::PerCpuValues;
+use aya::maps::{MapError, PerCpuValues};
 
 use super::{Datapath, DatapathError};
+
+/// How often an element is asked for when the kernel says that it has no memory, and the pause
+/// before each time: twice is what it took with 4096 back-ends.
+const STOCK_TRIES_MAX: u32 = 50;
+const STOCK_PAUSE: Duration = Duration::from_millis(1);
 
 impl Datapath {
     /// Makes these the services: others go, the addresses of all are marked.
@@ -79,16 +85,35 @@ impl Datapath {
     ///
     /// When the kernel refuses an element.
     pub fn measure(&mut self, backend: u32) -> Result<(), DatapathError> {
-        let refused = |error| DatapathError::refused("a back-end's times", &error);
         for key in Kind::ALL.map(|kind| kind.key(backend)) {
             if self.times.get(&key, 0).is_err() {
-                let empty = for_each_processor(Histogram::EMPTY).map_err(|error| {
-                    DatapathError::refused("a value for each processor", &error)
-                })?;
-                self.times.insert(key, empty, 0).map_err(refused)?;
+                self.insert_times(key)?;
             }
         }
         Ok(())
+    }
+
+    /// The kernel takes elements of this map from a small stock of each processor. It fills that up
+    /// again in the background, and says meanwhile that it has no memory.
+    fn insert_times(&mut self, key: u32) -> Result<(), DatapathError> {
+        let mut tries = 0;
+        loop {
+            let empty = for_each_processor(Histogram::EMPTY)
+                .map_err(|error| DatapathError::refused("a value for each processor", &error))?;
+            tries += 1;
+            match self.times.insert(key, empty, 0) {
+                Err(MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENOMEM)
+                        && tries < STOCK_TRIES_MAX =>
+                {
+                    std::thread::sleep(STOCK_PAUSE);
+                }
+                inserted => {
+                    return inserted
+                        .map_err(|error| DatapathError::refused("a back-end's times", &error));
+                }
+            }
+        }
     }
 
     /// As [`Self::measure`], for one whose number no flow has: whatever was counted under it is

@@ -54,8 +54,9 @@ pub struct Adjustment {
     pub ceiling: Option<u32>,
     /// Whether it takes new flows.
     pub state: Option<BackendState>,
-    /// How long its responses take.
-    pub response_time: Option<Duration>,
+    /// How long its responses took; within, nothing where there were none: it is not known to be
+    /// slow, then.
+    pub response_time: Option<Option<Duration>>,
     /// Whether the connections that it has are to be reset.
     pub reset: Option<bool>,
 }

@@ -286,7 +286,7 @@ impl Engine {
     fn adjust(&mut self, now: Time, adjustment: &Adjustment) {
         let id = adjustment.backend;
         if let Some(response_time) = adjustment.response_time {
-            self.admission.set_response_time(id, Some(response_time));
+            self.admission.set_response_time(id, response_time);
         }
         if let Some(ceiling) = adjustment.ceiling {
             self.admission.set_ceiling(now, id, ceiling);

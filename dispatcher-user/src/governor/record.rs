@@ -162,7 +162,7 @@ impl Record {
             reached: of_backend.reached,
             queue_mean: of_service.queue_mean,
             admitted: of_backend.admitted,
-            ended: of_backend.ended,
+            ended: of_backend.ended + of_backend.failed,
             unanswered: counters.unanswered + of_backend.failed,
             response: measured.response.times(),
             connect: measured.connect.times(),
@@ -184,7 +184,7 @@ impl Record {
         self.note_move(now, service, before);
         Adjustment {
             ceiling: Some(self.controller.ceiling()),
-            response_time: (window.response.count > 0).then_some(window.response.mean),
+            response_time: Some((window.response.count > 0).then_some(window.response.mean)),
             ..Adjustment::of(self.id)
         }
     }

@@ -1,5 +1,5 @@
-//! Draws the model. Colours are the terminal's own and only for areas and warnings, so that they can
-//! be read on any background; without them nothing is lost.
+//! Draws the model. Colours are the terminal's own and only for areas and warnings, so that they
+//! can be read on any background; without them nothing is lost.
 
 use std::time::Duration;
 
@@ -502,7 +502,7 @@ fn foot_line(model: &Model, now: Duration) -> Line<'static> {
     }
 }
 
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 12] = [
     ("↑ ↓ PgUp PgDn", "choose a back-end; also k j g G"),
     ("s", "sort by name, fullness, connections, conn/s or p99"),
     ("r", "reverse the order"),
@@ -510,14 +510,11 @@ const KEYS: [(&str, &str); 9] = [
     ("p Space", "pause; the samples of the pause come afterwards"),
     ("c", "pin the ceiling"),
     ("a", "give the ceiling back to its policy"),
-    ("? h", "this help"),
-    ("q Ctrl-C", "quit"),
-];
-
-const STATE_KEYS: [(&str, &str); 3] = [
     ("d", "drain: no more connections, those it has go on"),
     ("u", "undo that: give it connections again"),
     ("x", "disable: no more connections, those it has are reset"),
+    ("? h", "this help"),
+    ("q Ctrl-C", "quit"),
 ];
 
 const WORDS: [(&str, &str); 6] = [
@@ -536,13 +533,11 @@ const WORDS: [(&str, &str); 6] = [
 ];
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let states: &[(&str, &str)] = if model.state_keys { &STATE_KEYS } else { &[] };
-    let keys = KEYS[..7].iter().chain(states).chain(&KEYS[7..]);
     let line = |(key, what): &(&'static str, &'static str)| {
         let key = Span::styled(format!(" {key:<15}"), style(model.colour, Tone::Strong));
         Line::from(vec![key, Span::raw(*what)])
     };
-    let keys = keys.map(line).chain([Line::raw("")]);
+    let keys = KEYS.iter().map(line).chain([Line::raw("")]);
     let lines: Vec<_> = keys.chain(WORDS.iter().map(line)).collect();
     let height = u16::try_from(lines.len())
         .unwrap_or(u16::MAX)

@@ -1,5 +1,5 @@
-//! `dispatcher top`: the status, live, in the terminal. What is shown follows from the model, and the
-//! model from events; terminal and daemon are touched here only.
+//! `dispatcher top`: the status, live, in the terminal. What is shown follows from the model, and
+//! the model from events; terminal and daemon are touched here only.
 
 mod draw;
 mod model;
@@ -25,8 +25,6 @@ use model::{Answer, Change, Effect, Event, Model, Order};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Events that wait to be drawn; what types faster waits.
 const EVENTS_MAX: usize = 64;
-/// Keys that drain, resume and disable back-ends.
-const STATE_KEYS: bool = false;
 
 /// Shows the daemon at `socket` until the user quits; asks it each `period`.
 ///
@@ -38,7 +36,7 @@ pub async fn run(socket: &Path, period: Duration) -> Result<()> {
         "top needs a terminal; `dispatcher status` prints the same once"
     );
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let model = Model::new(colour, STATE_KEYS);
+    let model = Model::new(colour);
     // Also a panic leaves the terminal as it was: the library sees to that.
     let terminal = ratatui::try_init().context("cannot use the terminal")?;
     let _restored = Restored;
@@ -50,7 +48,10 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A panic has restored it already, and twice would write over what it said.
+        if !std::thread::panicking() {
+            ratatui::restore();
+        }
     }
 }
 

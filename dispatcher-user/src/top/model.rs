@@ -178,8 +178,6 @@ type Place = (String, String);
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) colour: bool,
-    /// Whether there are keys that change the state of a back-end.
-    pub(super) state_keys: bool,
     pub(super) link: Link,
     pub(super) status: Option<Status>,
     pub(super) past: HashMap<String, Past>,
@@ -199,10 +197,9 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(colour: bool, state_keys: bool) -> Self {
+    pub(super) fn new(colour: bool) -> Self {
         Self {
             colour,
-            state_keys,
             link: Link::Waiting,
             status: None,
             past: HashMap::new(),
@@ -440,15 +437,9 @@ impl Model {
                 self.mode = Mode::Ceiling(String::new());
             }
             KeyCode::Char('a') => self.confirm(Change::Ceiling(None)),
-            KeyCode::Char(key) if self.state_keys => {
-                let action = match key {
-                    'd' => BackendAction::Drain,
-                    'u' => BackendAction::Resume,
-                    'x' => BackendAction::Disable,
-                    _ => return Vec::new(),
-                };
-                self.confirm(Change::State(action));
-            }
+            KeyCode::Char('d') => self.confirm(Change::State(BackendAction::Drain)),
+            KeyCode::Char('u') => self.confirm(Change::State(BackendAction::Resume)),
+            KeyCode::Char('x') => self.confirm(Change::State(BackendAction::Disable)),
             _ => {}
         }
         Vec::new()
