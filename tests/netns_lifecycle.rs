@@ -76,6 +76,27 @@ fn adopted_flows_count_at_their_backend_though_the_configuration_changed_its_ord
 }
 
 #[test]
+fn a_daemon_with_a_thousand_backends_starts_and_tells_of_all() {
+    let lab = lab();
+    let mut config = Config::new(&lab, Family::V4, 4);
+    let first = config.web().backends[0].clone();
+    config.web().backends = (0..1024_u16)
+        .map(|i| {
+            let [high, low] = i.to_be_bytes();
+            let mut backend = first.clone();
+            backend.name = format!("web-{i}");
+            backend.address.set_ip([10, 0, 100 + high, low].into());
+            backend
+        })
+        .collect();
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    let status = daemon.status().0;
+    let backends = status["services"][0]["backends"].as_array().unwrap();
+    assert_eq!(backends.len(), 1024);
+    daemon.finish().unwrap();
+}
+
+#[test]
 fn flows_of_a_backend_that_is_configured_no_more_are_removed_and_others_go_on() {
     let lab = lab();
     let _servers = on_all(&lab, || server::echo);
