@@ -1,6 +1,6 @@
 //! Moves ceilings: the one place where what was measured of back-ends, what a policy says of it,
-//! and effects meet. It runs beside the admission thread, which it asks for what that has measured, and
-//! tells what is to change. Everything else is told through a [`Desk`].
+//! and effects meet. It runs beside the admission thread, which it asks for what that has measured,
+//! and tells what is to change. Everything else is told through a [`Desk`].
 
 mod record;
 mod standing;
