@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
 use dispatcher_tests::config::{BACKEND_PORT, Backend, Config, SERVICE_PORT, Service};
-use dispatcher_tests::daemon::Daemon;
+use dispatcher_tests::daemon::{Daemon, Files};
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
 use dispatcher_tests::topology::{Family, Lab, Topology};
@@ -445,6 +446,38 @@ fn a_signal_reloads_as_the_command_does_and_the_log_tells() {
     assert!(daemon.log().contains("dataplane.interfaces is missing"));
     assert_eq!(daemon.status().queue_capacity(), 7);
     assert_talks(&mut connect(&lab));
+}
+
+#[test]
+fn systemd_is_told_when_a_reload_begins_and_when_it_is_over_also_of_a_wrong_one() {
+    let lab = lab(1);
+    let mut config = Config::new(&lab, Family::V4, 4);
+    let files = Files::new(&config).unwrap();
+    let systemd = UnixDatagram::bind(&files.notify).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 256];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let daemon = Daemon::start_with(&lab, files).unwrap();
+    assert_eq!(told().trim_end(), "READY=1");
+    config.web().queue_capacity = 7;
+    daemon.reload(&config).unwrap();
+    let is_reloading = |message: &str| {
+        let mut lines = message.lines();
+        assert_eq!(lines.next(), Some("RELOADING=1"));
+        let since = lines
+            .next()
+            .and_then(|line| line.strip_prefix("MONOTONIC_USEC="));
+        assert!(since.unwrap().parse::<u64>().unwrap() > 0);
+    };
+    is_reloading(&told());
+    assert_eq!(told().trim_end(), "READY=1");
+    config.flow_capacity = 9;
+    assert!(daemon.reload(&config).is_err());
+    is_reloading(&told());
+    assert_eq!(told().trim_end(), "READY=1");
 }
 
 /// What a status says, without what passes by itself.

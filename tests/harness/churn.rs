@@ -71,8 +71,8 @@ fn download(service: SocketAddr, tenths: u8) -> io::Result<u64> {
 }
 
 /// Reloads for `time`, each time with other back-ends, in another order and of other weights;
-/// panics when a client sees an error, a download is not what it should be, or the counts are not true in
-/// the end.
+/// panics when a client sees an error, a download is not what it should be, or the counts are not
+/// true in the end.
 pub fn reload_under_load(time: Duration) {
     let topology = Topology {
         clients: 4,
@@ -141,7 +141,7 @@ pub fn reload_under_load(time: Duration) {
             "back-end {i} had {} at once",
             server.count().most()
         );
-        // Each connection has one request; of a back-end that was gone, those before are not counted.
+        // Each connection has one request; those before a back-end was gone are not counted.
         let begun = status.backend(i, "total/requests");
         let label = format!("backend=\"web-{}\"", i + 1);
         let answered = daemon.metric("dispatcher_backend_response_seconds_count", &label);

@@ -40,6 +40,8 @@ pub struct Files {
     pub pin_path: PathBuf,
     /// What it logged.
     pub log: PathBuf,
+    /// Where it finds systemd, or what stands in for it; a socket only if a test makes one.
+    pub notify: PathBuf,
 }
 
 impl Files {
@@ -50,12 +52,14 @@ impl Files {
         let pin_path = Path::new(BPF_FS).join(unique("pins"));
         let config = scratch.write("dispatcher.toml", &config.to_toml(&socket, &pin_path))?;
         let log = scratch.path("log");
+        let notify = scratch.path("notify");
         Ok(Self {
             scratch,
             config,
             socket,
             pin_path,
             log,
+            notify,
         })
     }
 
@@ -119,6 +123,7 @@ impl<'lab> Daemon<'lab> {
             .open(&self.files.log)?;
         let mut command = dispatcher_in(self.namespace)?;
         command.args(["run", "--config"]).arg(&self.files.config);
+        command.env("NOTIFY_SOCKET", &self.files.notify);
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
