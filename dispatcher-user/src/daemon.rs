@@ -14,6 +14,7 @@ use crate::governor::{self, Desk};
 use crate::network::NetworkView;
 use crate::status::{FlowRow, QueueRow, Status};
 use crate::telemetry::{MetricsServer, Telemetry};
+use crate::watchdog;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -48,6 +49,7 @@ pub async fn run(config: Config) -> Result<()> {
     if let Some(metrics) = metrics {
         tokio::spawn(metrics.serve(telemetry, front));
     }
+    tokio::spawn(watchdog::feed(handle.clone()));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(

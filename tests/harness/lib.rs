@@ -9,6 +9,7 @@ pub mod scratch;
 pub mod config;
 pub mod status;
 pub mod daemon;
+pub mod stopped;
 pub mod wire;
 pub mod capture;
 pub mod raw;

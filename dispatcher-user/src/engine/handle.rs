@@ -38,6 +38,7 @@ pub(super) enum Message {
     Queue(QueueFilter, oneshot::Sender<Vec<QueueRow>>),
     Window(ServiceId, oneshot::Sender<Option<ServiceWindow>>),
     Adjust(Vec<Adjustment>),
+    Alive(oneshot::Sender<()>),
     Stop,
 }
 
@@ -195,6 +196,17 @@ impl Handle {
     /// As [`Self::status`].
     pub async fn window(&self, service: ServiceId) -> Result<Option<ServiceWindow>> {
         self.ask(|answer| Message::Window(service, answer)).await
+    }
+
+    /// Returns when the thread has answered, which costs it nothing. While too many ask, it waits.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is stopping.
+    pub async fn answers(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Message::Alive(answer)).await?;
+        answered.await.map_err(|_| anyhow!(STOPPING))
     }
 
     /// Changes back-ends.

@@ -252,6 +252,9 @@ impl Engine {
                     self.adjust(now, &adjustment);
                 }
             }
+            Message::Alive(answer) => {
+                let _ = answer.send(());
+            }
             Message::Stop => self.stopping = true,
         }
     }
