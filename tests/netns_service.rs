@@ -4,17 +4,19 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dispatcher_tests::client;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
-use dispatcher_tests::daemon::{Daemon, Files, Manner};
+use dispatcher_tests::daemon::{self, Daemon, Files, Manner};
 use dispatcher_tests::scenario::assert_settles;
 use dispatcher_tests::scratch::Scratch;
 use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::stopped::StoppedThread;
 use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::{PATIENCE, client, eventually};
+use serde_json::Value;
 
 const UNIT: &str = include_str!("../packaging/dispatcher.service");
 
@@ -57,6 +59,23 @@ fn limited() -> Manner {
         through: through.map(str::to_owned).to_vec(),
         environment: Vec::new(),
     }
+}
+
+/// All that was logged, each line an object.
+fn log_lines(daemon: &Daemon) -> Vec<Value> {
+    let text = daemon.log();
+    let line = |line: &str| {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: no JSON: {line}"))
+    };
+    text.lines().map(line).collect()
+}
+
+/// Fields of the lines with this message.
+fn told<'a>(lines: &'a [Value], message: &str) -> Vec<&'a Value> {
+    let fields = lines.iter().map(|line| &line["fields"]);
+    fields
+        .filter(|fields| fields["message"] == message)
+        .collect()
 }
 
 /// A service manager's end of the notifications.
@@ -169,4 +188,100 @@ fn a_stuck_admission_thread_starves_the_watchdog_and_a_quiet_one_feeds_it() {
         rest.iter().any(|text| text.contains("STOPPING=1")),
         "{rest:?}"
     );
+}
+
+#[test]
+fn the_log_has_a_line_for_each_change_and_none_for_each_packet() {
+    let lab = lab();
+    let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
+    let mut config = Config::new(&lab, Family::V4, 2);
+    config.web().backends[0].initial = Some(1);
+    config.web().queue_capacity = 1;
+    let files = Files::new(&config).unwrap();
+    let json = ("DISPATCHER_LOG_FORMAT".to_owned(), "json".to_owned());
+    let manner = Manner {
+        environment: vec![json],
+        ..Manner::default()
+    };
+    let mut daemon = Daemon::start_in(&lab, files, manner).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+    let mut held = lab.client(0).enter(|| client::connect(service)).unwrap();
+    // One waits; all others find the queue full, and are reset.
+    let waiting = lab.client(0).spawn(move || client::connect(service));
+    eventually(PATIENCE, "one waits", || daemon.status().queued() == 1);
+    for _ in 0..100 {
+        let refused = lab.client(0).enter(|| client::connect(service));
+        assert!(refused.is_err(), "admitted beyond ceiling and queue");
+    }
+    eventually(PATIENCE, "the refusals are told", || {
+        !told(&log_lines(&daemon), "refused").is_empty()
+    });
+    for _ in 0..200 {
+        assert_eq!(client::exchange(&mut held, b"hello").unwrap(), b"hello");
+    }
+    daemon.ask(&["ceiling", "web/web-1", "2"]).unwrap();
+    waiting.join().unwrap().unwrap();
+    assert!(daemon.stop().unwrap().success());
+
+    let lines = log_lines(&daemon);
+    for line in &lines {
+        for key in ["timestamp", "level", "target", "fields"] {
+            assert!(!line[key].is_null(), "{key} in {line}");
+        }
+    }
+    let attached = told(&lines, "attached");
+    let interfaces: Vec<_> = attached.iter().map(|fields| &fields["interface"]).collect();
+    assert_eq!(interfaces, lab.topology().interfaces());
+    for fields in attached {
+        assert_eq!(fields["mode"], "native");
+        assert_eq!(fields["taken_over"], false);
+    }
+    assert_eq!(told(&lines, "ready").len(), 1);
+    // Unless the machine stood still for ten seconds: the first at once, the rest not yet.
+    let refused = told(&lines, "refused");
+    assert!((1..=2).contains(&refused.len()), "{refused:?}");
+    assert_eq!(refused[0]["service"], "web");
+    assert_eq!(refused[0]["why"], "the queue is full");
+    let moved = told(&lines, "ceiling moved");
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    assert_eq!(
+        (&moved[0]["from"], &moved[0]["to"]),
+        (&Value::from(1), &Value::from(2))
+    );
+    assert_eq!(moved[0]["why"], "pinned by an operator");
+    assert!(lines.len() < 20, "{} lines", lines.len());
+}
+
+#[test]
+fn without_any_one_of_the_capabilities_it_does_not_start() {
+    let lab = lab();
+    let files = Files::new(&Config::new(&lab, Family::V4, 1)).unwrap();
+    let limits = limited().through;
+    let at = limits
+        .iter()
+        .position(|word| word.starts_with("-all,"))
+        .unwrap();
+    for capability in limits[at].split(',').skip(1) {
+        let mut fewer = limits.clone();
+        fewer[at] = limits[at].replace(&format!(",{capability}"), "");
+        // What each socket locks is little; of a limit lower still nobody takes it for granted.
+        let mut command = lab.dispatcher().command("prlimit");
+        command
+            .arg("--memlock=65536")
+            .args(fewer)
+            .arg(daemon::binary().unwrap())
+            .args(["run", "--config"])
+            .arg(&files.config);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "without {capability}: {told}"
+        );
+        assert!(
+            told.contains("dispatcher: error: "),
+            "without {capability}: {told}"
+        );
+    }
 }

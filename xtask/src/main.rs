@@ -16,10 +16,11 @@ mod load;
 mod lab;
 mod test;
 mod bench;
+mod dist;
 mod lint;
 mod tidy;
 
-/// The workshop of Dispatcher: set-up, build, run, demo, lab, test, bench, lint.
+/// The workshop of Dispatcher: set-up, build, run, demo, lab, test, bench, lint, dist.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -53,6 +54,8 @@ enum Task {
     Test(test::Options),
     /// Run benchmarks; without a name, all of them.
     Bench(bench::Options),
+    /// Make a tarball and a Debian package for users.
+    Dist(dist::Options),
     /// Formatting, clippy for host and BPF, documentation, dependencies, invariants.
     Lint,
     /// Check the invariants of the architecture that can be read off the source.
@@ -87,6 +90,7 @@ fn perform(arguments: Arguments) -> Result<()> {
         Task::Lab(lab) => lab::run(&lab, runner),
         Task::Test(options) => test::run(&options, runner),
         Task::Bench(options) => bench::run(&options, runner),
+        Task::Dist(options) => dist::run(&options, runner),
         Task::Lint => lint::run(runner),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(runner),

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 mod effects;
 mod handle;
 mod host_stack;
+mod refusals;
 mod report;
 mod sockets;
 mod start;
@@ -37,6 +38,7 @@ pub use start::{Running, Started, start};
 
 use handle::{Inbox, Message};
 use host_stack::HostStack;
+use refusals::{Notice, Refusals};
 use sockets::Sockets;
 use syn::Syn;
 use waits::Waits;
@@ -89,8 +91,12 @@ struct Engine {
     network: Arc<NetworkView>,
     control: Control,
     /// Error number of the last flow that the kernel refused for another reason than the two
-    /// that are expected; told once a tick.
+    /// that are expected.
     install_refused: Option<i32>,
+    /// How often that happened.
+    install_refusals: Notice,
+    /// Requests that were turned away, to be told.
+    refusals: Refusals,
     /// Frames that user space dropped, by reason.
     dropped: [u64; DropReason::ALL.len()],
     /// The program's count of lost events when they were last made up for.
@@ -299,10 +305,29 @@ impl Engine {
             self.control.ticks = ticks;
             self.tell_program();
             self.look_for_lost_events();
-            if let Some(errno) = self.install_refused.take() {
-                let error = std::io::Error::from_raw_os_error(errno);
-                tracing::error!(%error, "the kernel refuses flows: their requests are refused");
-            }
+            self.tell_refusals(now);
+        }
+    }
+
+    fn tell_refusals(&mut self, now: Time) {
+        for (service, reason, count) in self.refusals.due(now) {
+            // A service that is gone has no name any more.
+            let Some(info) = self.services.iter().find(|info| info.id == service) else {
+                continue;
+            };
+            tracing::warn!(
+                service = &*info.name,
+                requests = count,
+                why = refusals::why(reason),
+                "refused"
+            );
+        }
+        let Some(flows) = self.install_refusals.due(now) else {
+            return;
+        };
+        if let Some(errno) = self.install_refused {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::error!(flows, %error, "the kernel refuses flows: their requests are refused");
         }
     }
 

@@ -174,6 +174,8 @@ async fn assemble(
         backends: Vec::new(),
         control,
         install_refused: None,
+        install_refusals: Default::default(),
+        refusals: Default::default(),
         dropped: [0; DropReason::ALL.len()],
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
