@@ -388,7 +388,7 @@ fn dispatcher_in(namespace: &Namespace) -> Result<Command> {
 }
 
 /// Waits for the end of a process; `None` when it still runs after `patience`.
-pub(crate) fn wait_until(process: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
+pub fn wait_until(process: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
     let end = Instant::now() + patience;
     while Instant::now() < end {
         if let Some(status) = process.try_wait()? {

@@ -10,6 +10,8 @@ pub mod config;
 pub mod status;
 pub mod daemon;
 pub mod stopped;
+pub mod debian;
+pub mod package;
 pub mod wire;
 pub mod capture;
 pub mod raw;

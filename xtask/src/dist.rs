@@ -1,7 +1,6 @@
-//! Makes what users are given, below `target/dist`: a tarball and a Debian package, of the same tree
-//! of files. The same source, compiler and tools give the same bytes.
+//! Makes what users are given, below `target/dist`: a tarball and a Debian package, of the same
+//! tree of files. The same source, compiler and tools give the same bytes.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -353,6 +352,8 @@ fn filled_in(template: &str, values: &[(&str, &str)]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]

@@ -119,6 +119,15 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
     Ok(())
 }
 
+/// Installs what only the tests of the Debian package need.
+pub fn for_dist(runner: Runner) -> Result<()> {
+    if privilege::find("debootstrap").is_some() {
+        return Ok(());
+    }
+    println!("setup: debootstrap is missing: makes a fresh Debian to test the package in");
+    install_packages(&["debootstrap"], runner)
+}
+
 fn install(missing: &Missing, runner: Runner) -> Result<()> {
     let mut names: Vec<&str> = missing.packages.iter().map(|need| need.package).collect();
     if missing.compiler.is_some() && !compiler_from_rustup(runner)? {

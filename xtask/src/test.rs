@@ -32,6 +32,8 @@ pub enum Group {
     Vm,
     /// Long runs; not part of `all`.
     Soak,
+    /// The package in a fresh Debian from the network, and promtool's judgement; not part of `all`.
+    Dist,
     /// Unit, kernel and netns.
     All,
 }
@@ -50,6 +52,10 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
                 run_group(group, arguments, runner)?;
             }
             Ok(())
+        }
+        Group::Dist => {
+            setup::for_dist(runner)?;
+            privileged(group, arguments, runner)
         }
         Group::Kernel | Group::Netns | Group::Vm | Group::Soak => {
             privileged(group, arguments, runner)
@@ -81,7 +87,9 @@ fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()
         !names.is_empty(),
         "package {TESTS_PACKAGE} has no test target of group {group:?}"
     );
-    let [dispatcher] = cargo::build_binaries(["dispatcher"], false, runner)?;
+    // What is packaged is what users are given.
+    let release = group == Group::Dist;
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], release, runner)?;
     let mut cargo = cargo::command("test");
     cargo
         .args(["--workspace", "--no-fail-fast"])
@@ -117,6 +125,7 @@ fn belongs(target: &str, group: Group) -> bool {
         Group::Netns => &["netns_"],
         Group::Vm => &["vlan_devices"],
         Group::Soak => &["soak_"],
+        Group::Dist => &["dist_"],
         Group::Unit | Group::All => &[],
     };
     prefixes.iter().any(|prefix| target.starts_with(prefix))
@@ -136,7 +145,13 @@ mod tests {
 
     #[test]
     fn every_target_of_the_tests_package_belongs_to_one_group() {
-        let groups = [Group::Kernel, Group::Netns, Group::Vm, Group::Soak];
+        let groups = [
+            Group::Kernel,
+            Group::Netns,
+            Group::Vm,
+            Group::Soak,
+            Group::Dist,
+        ];
         for target in cargo::targets("test").unwrap() {
             if target.package == TESTS_PACKAGE {
                 let of = groups.iter().filter(|group| belongs(&target.name, **group));

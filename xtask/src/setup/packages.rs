@@ -68,6 +68,11 @@ pub const NEEDS: &[Need] = &[
     ),
     command("curl", "curl", "client of demo and tests"),
     command("tcpdump", "tcpdump", "judges checksums in the tests"),
+    command(
+        "dpkg-shlibdeps",
+        "dpkg-dev",
+        "finds the libraries that the Debian package depends on",
+    ),
     command("sysctl", "procps", "sets forwarding in their namespaces"),
 ];
 
