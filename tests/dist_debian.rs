@@ -95,7 +95,7 @@ fn it_installs_serves_and_leaves_without_a_trace() {
     root.run(&download).unwrap();
     let machine = root.boot(lab.dispatcher()).unwrap();
     fs::copy(&package, root.path().join("var/cache/dispatcher.deb")).unwrap();
-    let install = [&apt[..], &["--no-download", "/var/cache/dispatcher.deb"]].concat();
+    let install = [&apt[..], &["/var/cache/dispatcher.deb"]].concat();
     machine.run(&install).unwrap();
     as_a_service(&root, &machine, &lab);
     machine.run(&["dpkg", "--remove", "dispatcher"]).unwrap();
@@ -145,7 +145,9 @@ fn by_hand(root: &Root, lab: &Lab) {
 /// Under systemd, within the limits of the unit.
 fn as_a_service(root: &Root, machine: &Machine, lab: &Lab) {
     let state = || machine.property(UNIT, "ActiveState").unwrap();
-    machine.run(&["systemd-analyze", "verify", UNIT]).unwrap();
+    machine
+        .run(&["systemd-analyze", "verify", "--man=no", UNIT])
+        .unwrap();
     let path = "/usr/lib/systemd/system/dispatcher.service";
     let threshold = format!("--threshold={EXPOSURE_MAX}");
     let judged = machine.run(&[
@@ -184,6 +186,7 @@ fn as_a_service(root: &Root, machine: &Machine, lab: &Lab) {
     let stuck = machine.main_process(UNIT).unwrap();
     let stopped = StoppedThread::stop(stuck, "admission").unwrap();
     eventually(WATCHDOG, "the watchdog has it started anew", || {
+        stopped.let_go();
         machine.property(UNIT, "NRestarts").unwrap() == "1" && state() == "active"
     });
     drop(stopped);

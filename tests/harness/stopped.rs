@@ -33,6 +33,13 @@ impl StoppedThread {
         }
         bail!("process {process} has no thread {name}")
     }
+
+    /// Takes notice of its end, without which the kernel keeps its process for whoever traces it.
+    pub fn let_go(&self) {
+        let mut status = 0;
+        // SAFETY: `status` is a place for one status, ours for as long as the call takes.
+        unsafe { libc::waitpid(self.0, &mut status, libc::__WALL | libc::WNOHANG) };
+    }
 }
 
 impl Drop for StoppedThread {
