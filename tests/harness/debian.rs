@@ -25,7 +25,7 @@ const PACKAGES: &str = "dbus,systemd,systemd-sysv";
 /// How long a machine may take to start.
 const BOOT: Duration = Duration::from_secs(60);
 /// Where programs write what belongs to no package.
-const VARIABLE: [&str; 9] = [
+const VARIABLE: [&str; 10] = [
     "dev",
     "proc",
     "run",
@@ -35,6 +35,7 @@ const VARIABLE: [&str; 9] = [
     "var/lib/apt",
     "var/lib/dpkg",
     "var/log",
+    "var/tmp",
 ];
 
 /// A root directory, removed when dropped.
