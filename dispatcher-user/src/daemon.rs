@@ -20,6 +20,7 @@ use crate::network::NetworkView;
 use crate::reload::Reloader;
 use crate::status::{FlowRow, QueueRow, Status};
 use crate::telemetry::{MetricsServer, Telemetry};
+use crate::watchdog;
 
 /// Runs the daemon until SIGTERM or SIGINT with the configuration that was read from `file`; SIGHUP
 /// has it read again.
@@ -65,6 +66,7 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     if let Some(metrics) = metrics {
         tokio::spawn(metrics.serve(telemetry, front));
     }
+    tokio::spawn(watchdog::feed(handle.clone()));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(

@@ -13,6 +13,7 @@ pub mod network;
 pub mod agent;
 pub mod engine;
 pub mod governor;
+pub mod watchdog;
 pub mod daemon;
 
 pub mod config;

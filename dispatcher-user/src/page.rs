@@ -218,6 +218,7 @@ impl View {
         let status = Status {
             version: latest.version.clone(),
             dropped: latest.dropped.clone(),
+            handled: latest.handled.clone(),
             groups: latest.groups.clone(),
             services: services.collect(),
             ..**latest

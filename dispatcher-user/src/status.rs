@@ -26,6 +26,9 @@ pub struct Status {
     /// Frames dropped since the program was first attached, by the label of the
     /// [`DropReason`](dispatcher_common::verdict::DropReason); every reason is listed.
     pub dropped: BTreeMap<String, u64>,
+    /// What else the program counted, by the label of
+    /// [`Handled`](dispatcher_common::verdict::Handled); every one is listed.
+    pub handled: BTreeMap<String, u64>,
     /// Ceilings that several back-ends share, in the order of the configuration.
     pub groups: Vec<GroupStatus>,
     /// In the order of the configuration.
@@ -184,6 +187,9 @@ pub enum BackendState {
 }
 
 impl BackendState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::Draining, Self::Disabled];
+
     /// As JSON has it.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -15,6 +15,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use dispatcher_common::verdict::Handled;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{
     BuildError, LabelSet, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -88,12 +89,23 @@ macro_rules! metric_table {
 metric_table! {
     BUILD_INFO: Gauge Count "dispatcher_build_info" ["version"],
         "Always 1; the label tells the version";
+    UPTIME: Gauge Seconds "dispatcher_uptime_seconds" [],
+        "Since the daemon started; the flows and the program may be older";
+    ATTACHED: Gauge Count "dispatcher_attached" ["mode"],
+        "Always 1; the label tells how the program is attached: native or generic";
     FLOWS: Gauge Count "dispatcher_flows" [],
         "Connections in the flow table";
     FLOW_CAPACITY: Gauge Count "dispatcher_flow_capacity" [],
         "Most connections that the flow table holds";
     DROPPED: Counter Count "dispatcher_dropped_packets_total" ["reason"],
         "Frames dropped";
+    HANDLED: Counter Count "dispatcher_handled_packets_total" ["outcome"],
+        "Packets that the program gave on but to a back-end or client: passed or handed_to_host to \
+         the host's stack, punted to the daemon";
+    EVENTS_LOST: Counter Count "dispatcher_lost_events_total" [],
+        "Reports of flows that found the ring full; the daemon made up for them";
+    FRAMES: Gauge Count "dispatcher_socket_frames" ["state"],
+        "Frames of the AF_XDP sockets: home (free to receive or send) or in_flight";
     REQUESTS: Counter Count "dispatcher_connection_requests_total" ["service", "outcome"],
         "Connection requests by what became of them: admitted, refused, expired or abandoned";
     RETRANSMISSIONS: Counter Count "dispatcher_connection_request_retransmissions_total"
@@ -102,12 +114,24 @@ metric_table! {
         "Connection requests that wait";
     QUEUE_CAPACITY: Gauge Count "dispatcher_queue_capacity" ["service"],
         "Most connection requests that may wait";
+    QUEUE_OLDEST: Gauge Seconds "dispatcher_queue_oldest_wait_seconds" ["service"],
+        "How long the oldest request has waited; 0 while none waits";
     QUEUE_WAIT: Histogram Seconds "dispatcher_queue_wait_seconds" ["service"],
         "How long connection requests waited that were admitted from the queue";
     CONNECTIONS: Gauge Count "dispatcher_backend_connections" ["service", "backend", "state"],
         "Connections by state: active or half_open; both count against the ceiling";
     CEILING: Gauge Count "dispatcher_backend_ceiling" ["service", "backend"],
         "Most connections that the back-end is given now";
+    CEILING_MIN: Gauge Count "dispatcher_backend_ceiling_min" ["service", "backend"],
+        "Least that the ceiling may become";
+    CEILING_MAX: Gauge Count "dispatcher_backend_ceiling_max" ["service", "backend"],
+        "Most that the ceiling may become";
+    CAPACITY: Gauge Count "dispatcher_backend_capacity" ["service", "backend"],
+        "Connections that the server is capable of, as configured";
+    HIGHEST: Gauge Count "dispatcher_backend_connections_highest" ["service", "backend"],
+        "Most connections ever held at once since the daemon started, half-open ones included";
+    ADMITTED: Counter Count "dispatcher_backend_admissions_total" ["service", "backend"],
+        "Connections admitted to the back-end";
     PINNED: Gauge Count "dispatcher_backend_ceiling_pinned" ["service", "backend"],
         "1 while an operator has pinned the ceiling, else 0";
     SUGGESTED: Gauge Count "dispatcher_backend_ceiling_suggested" ["service", "backend"],
@@ -128,11 +152,16 @@ metric_table! {
         "From SYN to SYN-ACK";
     UP: Gauge Count "dispatcher_backend_up" ["service", "backend"],
         "1 while the back-end is given new connections, else 0";
+    STATE: Gauge Count "dispatcher_backend_state" ["service", "backend", "state"],
+        "1 for the state that the back-end is in, else 0: up, down, draining or disabled";
     PACKETS: Counter Count "dispatcher_backend_packets_total" ["service", "backend", "direction"],
         "Packets to (in) and from (out) the back-end";
     BYTES: Counter Bytes "dispatcher_backend_bytes_total" ["service", "backend", "direction"],
         "Bytes to (in) and from (out) the back-end, from the IP header on";
 }
+
+/// What the program counts of events, not of packets.
+const EVENT_LOST: &str = Handled::EventLost.label();
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
@@ -304,13 +333,28 @@ impl Scrape {
         gauge.set(value as f64);
     }
 
+    fn seconds(&self, metric: &Metric, labels: &[&str], value: f64) {
+        let gauge = self.0.register_gauge(&metric.key(labels), &METADATA);
+        gauge.set(value);
+    }
+
     fn set_all(&self, status: &Status) {
         self.gauge(&BUILD_INFO, &[&status.version], 1);
+        self.seconds(&UPTIME, &[], status.uptime_seconds);
+        self.gauge(&ATTACHED, &[status.attach_mode.label()], 1);
         self.gauge(&FLOWS, &[], status.flows.used);
         self.gauge(&FLOW_CAPACITY, &[], status.flows.capacity);
         for (reason, count) in &status.dropped {
             self.counter(&DROPPED, &[reason], *count);
         }
+        for (outcome, count) in &status.handled {
+            match outcome.as_str() {
+                EVENT_LOST => self.counter(&EVENTS_LOST, &[], *count),
+                _ => self.counter(&HANDLED, &[outcome], *count),
+            }
+        }
+        self.gauge(&FRAMES, &["home"], status.frames.home);
+        self.gauge(&FRAMES, &["in_flight"], status.frames.in_flight);
         for group in &status.groups {
             self.gauge(&GROUP_CONNECTIONS, &[&group.name], group.active);
             self.gauge(&GROUP_CEILING, &[&group.name], group.ceiling);
@@ -335,6 +379,8 @@ impl Scrape {
         self.counter(&RETRANSMISSIONS, &[name], requests.retransmitted);
         self.gauge(&QUEUE_DEPTH, &[name], service.queue.depth);
         self.gauge(&QUEUE_CAPACITY, &[name], service.queue.capacity);
+        let oldest = Duration::from_millis(service.queue.oldest_wait_ms);
+        self.seconds(&QUEUE_OLDEST, &[name], oldest.as_secs_f64());
         for backend in &service.backends {
             self.set_backend(name, backend);
         }
@@ -351,7 +397,16 @@ impl Scrape {
             backend.half_open,
         );
         self.gauge(&CEILING, &[service, name], backend.ceiling);
+        self.gauge(&CEILING_MIN, &[service, name], backend.ceiling_min);
+        self.gauge(&CEILING_MAX, &[service, name], backend.ceiling_max);
+        self.gauge(&CAPACITY, &[service, name], backend.capacity);
+        self.gauge(&HIGHEST, &[service, name], backend.active_max);
+        self.counter(&ADMITTED, &[service, name], total.connections);
         self.gauge(&UP, &[service, name], u64::from(up));
+        for state in BackendState::ALL {
+            let is = u64::from(backend.state == state);
+            self.gauge(&STATE, &[service, name, state.label()], is);
+        }
         self.gauge(&PINNED, &[service, name], u64::from(backend.pinned));
         if let Some(suggested) = &backend.suggested {
             self.gauge(&SUGGESTED, &[service, name], suggested.ceiling);

@@ -26,6 +26,16 @@ pub struct Daemon<'lab> {
     namespace: &'lab Namespace,
     process: Option<Child>,
     files: Files,
+    manner: Manner,
+}
+
+/// How a daemon is started; by default plainly.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// Words in front of its own: a program that limits it.
+    pub through: Vec<String>,
+    /// What it finds in its environment, besides what is there.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Where a daemon keeps its things.
@@ -78,11 +88,17 @@ impl<'lab> Daemon<'lab> {
 
     /// Starts it with files that are there already, as after an earlier daemon.
     pub fn start_with(lab: &'lab Lab, files: Files) -> Result<Self> {
+        Self::start_in(lab, files, Manner::default())
+    }
+
+    /// Starts it in a manner that its restarts keep.
+    pub fn start_in(lab: &'lab Lab, files: Files, manner: Manner) -> Result<Self> {
         mount_bpf_fs()?;
         let mut daemon = Self {
             namespace: lab.dispatcher(),
             process: None,
             files,
+            manner,
         };
         daemon.launch()?;
         Ok(daemon)
@@ -121,10 +137,18 @@ impl<'lab> Daemon<'lab> {
             .create(true)
             .append(true)
             .open(&self.files.log)?;
-        let mut command = dispatcher_in(self.namespace)?;
+        let mut command = match self.manner.through.split_first() {
+            None => dispatcher_in(self.namespace)?,
+            Some((program, arguments)) => {
+                let mut command = self.namespace.command(program);
+                command.args(arguments).arg(binary()?);
+                command
+            }
+        };
         command.args(["run", "--config"]).arg(&self.files.config);
         command.env("NOTIFY_SOCKET", &self.files.notify);
         command
+            .envs(self.manner.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -380,7 +404,7 @@ fn dispatcher_in(namespace: &Namespace) -> Result<Command> {
 }
 
 /// Waits for the end of a process; `None` when it still runs after `patience`.
-pub(crate) fn wait_until(process: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
+pub fn wait_until(process: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
     let end = Instant::now() + patience;
     while Instant::now() < end {
         if let Some(status) = process.try_wait()? {

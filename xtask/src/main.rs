@@ -17,10 +17,11 @@ mod lab;
 mod test;
 mod bench;
 mod simulate;
+mod dist;
 mod lint;
 mod tidy;
 
-/// The workshop of Dispatcher: set-up, build, run, demo, lab, test, bench, lint.
+/// The workshop of Dispatcher: set-up, build, run, demo, lab, test, bench, lint, dist.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -56,6 +57,8 @@ enum Task {
     Bench(bench::Options),
     /// Draw a ceiling policy in a scenario, or judge all policies in all scenarios.
     Simulate(simulate::Options),
+    /// Make a tarball and a Debian package for users.
+    Dist(dist::Options),
     /// Formatting, clippy for host and BPF, documentation, dependencies, invariants.
     Lint,
     /// Check the invariants of the architecture that can be read off the source.
@@ -91,6 +94,7 @@ fn perform(arguments: Arguments) -> Result<()> {
         Task::Test(options) => test::run(&options, runner),
         Task::Bench(options) => bench::run(&options, runner),
         Task::Simulate(options) => simulate::run(&options, runner),
+        Task::Dist(options) => dist::run(&options, runner),
         Task::Lint => lint::run(runner),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(runner),

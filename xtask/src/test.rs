@@ -34,6 +34,8 @@ pub enum Group {
     Page,
     /// Long runs; not part of `all`.
     Soak,
+    /// The package in a fresh Debian from the network, and promtool's judgement; not part of `all`.
+    Dist,
     /// Unit, kernel and netns.
     All,
 }
@@ -60,6 +62,10 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
                 run_group(group, arguments, runner)?;
             }
             Ok(())
+        }
+        Group::Dist => {
+            setup::install_for("cargo xtask test dist", setup::packages::DIST, runner)?;
+            privileged(group, arguments, runner)
         }
         Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Soak => {
             privileged(group, arguments, runner)
@@ -91,7 +97,9 @@ fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()
         !names.is_empty(),
         "package {TESTS_PACKAGE} has no test target of group {group:?}"
     );
-    let [dispatcher] = cargo::build_binaries(["dispatcher"], false, runner)?;
+    // What is packaged is what users are given.
+    let release = group == Group::Dist;
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], release, runner)?;
     let mut cargo = cargo::command("test");
     cargo
         .args(["--workspace", "--no-fail-fast"])
@@ -128,6 +136,7 @@ fn belongs(target: &str, group: Group) -> bool {
         Group::Vm => &["vlan_devices"],
         Group::Page => &["page_"],
         Group::Soak => &["soak_"],
+        Group::Dist => &["dist_"],
         Group::Unit | Group::All => &[],
     };
     prefixes.iter().any(|prefix| target.starts_with(prefix))
@@ -153,6 +162,7 @@ mod tests {
             Group::Vm,
             Group::Page,
             Group::Soak,
+            Group::Dist,
         ];
         for target in cargo::targets("test").unwrap() {
             if target.package == TESTS_PACKAGE {

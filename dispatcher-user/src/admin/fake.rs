@@ -138,6 +138,7 @@ pub(crate) fn status() -> Status {
             in_flight: 6,
         },
         dropped: BTreeMap::from([("no_flow".to_owned(), 7), ("fragment".to_owned(), 0)]),
+        handled: BTreeMap::from([("punted".to_owned(), 100), ("event_lost".to_owned(), 2)]),
         groups: vec![GroupStatus {
             name: "db".to_owned(),
             active: 32,

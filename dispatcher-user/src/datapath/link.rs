@@ -77,6 +77,13 @@ impl Datapath {
         }
         let pins: Vec<LinkPin> = attached.iter().map(|one| one.pin.clone()).collect();
         for Attached { pin, link } in attached {
+            let taken_over = link.is_none();
+            tracing::info!(
+                interface = pin.interface,
+                mode = pin.mode.label(),
+                taken_over,
+                "attached"
+            );
             let Some(link) = link else { continue };
             let path = pin.path(&self.pin_path);
             let _ = std::fs::remove_file(&path);

@@ -90,7 +90,9 @@ impl DatapathError {
     fn refused(what: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut reason = one_line(error);
         if is_not_permitted(error) {
-            reason.push_str("; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW");
+            reason.push_str(
+                "; run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW",
+            );
         }
         Self::Refused {
             what: what.into(),

@@ -34,9 +34,18 @@ impl Engine {
                     }
                 }
                 Command::Refuse {
-                    key, isn, request, ..
-                } => self.refuse(&key, isn, &request),
-                Command::Discard { reason, .. } => self.discard(reason),
+                    service,
+                    key,
+                    isn,
+                    request,
+                    reason,
+                } => {
+                    self.refusals.note(service, reason);
+                    self.refuse(&key, isn, &request);
+                }
+                Command::Discard {
+                    service, reason, ..
+                } => self.discard(service, reason),
                 Command::Remove { key, .. } => self.datapath.flows().remove(&key),
                 Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
             }
@@ -87,6 +96,7 @@ impl Engine {
                     InstallError::Full => InstallFailure::TableFull,
                     InstallError::Refused(errno) => {
                         self.install_refused = Some(errno);
+                        self.install_refusals.note();
                         InstallFailure::TableFull
                     }
                 };
@@ -109,8 +119,9 @@ impl Engine {
         self.count_drop(sent);
     }
 
-    fn discard(&mut self, reason: DiscardReason) {
+    fn discard(&mut self, service: ServiceId, reason: DiscardReason) {
         if let DiscardReason::Refused(why) = reason {
+            self.refusals.note(service, why);
             let reason = match why {
                 RefuseReason::QueueFull | RefuseReason::PerSource => DropReason::QueueFull,
                 RefuseReason::TableFull

@@ -42,6 +42,7 @@ pub(super) enum Message {
     Window(ServiceId, oneshot::Sender<Option<ServiceWindow>>),
     Adjust(Vec<Adjustment>),
     Configure(Arc<Config>, oneshot::Sender<Result<Roster, NoRoom>>),
+    Alive(oneshot::Sender<()>),
     Stop,
 }
 
@@ -206,6 +207,17 @@ impl Handle {
     /// As [`Self::status`].
     pub async fn window(&self, service: ServiceId) -> Result<Option<ServiceWindow>> {
         self.ask(|answer| Message::Window(service, answer)).await
+    }
+
+    /// Returns when the thread has answered, which costs it nothing. While too many ask, it waits.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is stopping.
+    pub async fn answers(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Message::Alive(answer)).await?;
+        answered.await.map_err(|_| anyhow!(STOPPING))
     }
 
     /// Changes back-ends.

@@ -9,6 +9,7 @@ mod effects;
 mod handle;
 mod host_stack;
 mod plan;
+mod refusals;
 mod report;
 mod resets;
 mod sockets;
@@ -44,6 +45,7 @@ pub use start::{Running, Started, start};
 
 use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
+use refusals::{Notice, Refusals};
 use resets::Resets;
 use sockets::Sockets;
 use syn::Syn;
@@ -107,8 +109,12 @@ struct Engine {
     network: Arc<NetworkView>,
     control: Control,
     /// Error number of the last flow that the kernel refused for another reason than the two
-    /// that are expected; told once a tick.
+    /// that are expected.
     install_refused: Option<i32>,
+    /// How often that happened.
+    install_refusals: Notice,
+    /// Requests that were turned away, to be told.
+    refusals: Refusals,
     /// Frames that user space dropped, by reason.
     dropped: [u64; DropReason::ALL.len()],
     /// The program's count of lost events when they were last made up for.
@@ -279,6 +285,9 @@ impl Engine {
                 let done = self.configure(now, &config, |_, _| None);
                 let _ = answer.send(done);
             }
+            Message::Alive(answer) => {
+                let _ = answer.send(());
+            }
             Message::Stop => self.stopping = true,
         }
     }
@@ -329,10 +338,29 @@ impl Engine {
             self.tell_program();
             self.forget_gone();
             self.look_for_lost_events();
-            if let Some(errno) = self.install_refused.take() {
-                let error = std::io::Error::from_raw_os_error(errno);
-                tracing::error!(%error, "the kernel refuses flows: their requests are refused");
-            }
+            self.tell_refusals(now);
+        }
+    }
+
+    fn tell_refusals(&mut self, now: Time) {
+        for (service, reason, count) in self.refusals.due(now) {
+            // A service that is gone has no name any more.
+            let Some(info) = self.services.iter().find(|info| info.id == service) else {
+                continue;
+            };
+            tracing::warn!(
+                service = &*info.name,
+                requests = count,
+                why = refusals::why(reason),
+                "refused"
+            );
+        }
+        let Some(flows) = self.install_refusals.due(now) else {
+            return;
+        };
+        if let Some(errno) = self.install_refused {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::error!(flows, %error, "the kernel refuses flows: their requests are refused");
         }
     }
 

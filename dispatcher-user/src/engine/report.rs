@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dispatcher_common::verdict::DropReason;
+use dispatcher_common::verdict::{DropReason, Handled};
 
 use super::{BackendInfo, Engine, ServiceInfo};
 use crate::admin::QueueFilter;
@@ -26,6 +26,10 @@ impl Engine {
             let count = self.datapath.dropped(reason) + of_sockets;
             (reason.label().to_owned(), count)
         });
+        let handled = Handled::ALL.iter().map(|&handled| {
+            let count = self.datapath.handled(handled);
+            (handled.label().to_owned(), count)
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.since(self.started).as_secs_f64(),
@@ -39,6 +43,7 @@ impl Engine {
             },
             frames: self.sockets.frames(),
             dropped: dropped.collect(),
+            handled: handled.collect(),
             groups: self.groups_status(),
             services: (0..self.services.len())
                 .map(|at| self.service_status(now, at))

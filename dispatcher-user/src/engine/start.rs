@@ -179,6 +179,8 @@ async fn assemble(
         telemetry: telemetry.clone(),
         control,
         install_refused: None,
+        install_refusals: Default::default(),
+        refusals: Default::default(),
         dropped: [0; DropReason::ALL.len()],
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),

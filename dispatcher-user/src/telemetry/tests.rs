@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use dispatcher_common::maps::{BACKENDS_MAX, SERVICES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -23,7 +24,20 @@ fn a_scrape_tells_the_status() {
     let text = scraped();
     for line in [
         r#"dispatcher_build_info{version="0.1.0"} 1"#,
+        "dispatcher_uptime_seconds 12.5",
+        r#"dispatcher_attached{mode="native"} 1"#,
         "dispatcher_flows 12",
+        r#"dispatcher_handled_packets_total{outcome="punted"} 100"#,
+        "dispatcher_lost_events_total 2",
+        r#"dispatcher_socket_frames{state="home"} 4090"#,
+        r#"dispatcher_socket_frames{state="in_flight"} 6"#,
+        r#"dispatcher_queue_oldest_wait_seconds{service="web"} 0.12"#,
+        r#"dispatcher_backend_ceiling_min{service="web",backend="web-1"} 1"#,
+        r#"dispatcher_backend_ceiling_max{service="web",backend="web-1"} 255"#,
+        r#"dispatcher_backend_capacity{service="web",backend="web-1"} 256"#,
+        r#"dispatcher_backend_connections_highest{service="web",backend="web-1"} 32"#,
+        r#"dispatcher_backend_state{service="web",backend="web-1",state="up"} 1"#,
+        r#"dispatcher_backend_state{service="web",backend="web-1",state="down"} 0"#,
         "dispatcher_flow_capacity 262144",
         r#"dispatcher_dropped_packets_total{reason="no_flow"} 7"#,
         r#"dispatcher_dropped_packets_total{reason="fragment"} 0"#,
@@ -105,6 +119,53 @@ fn names_follow_the_conventions() {
     }
     assert!(QUEUE_WAIT_BUCKETS.is_sorted_by(|a, b| a < b));
     assert!(TIMES_BUCKETS.is_sorted_by(|a, b| a < b));
+}
+
+/// Series of a back-end, those of `dispatcher_backend_ceiling_moves_total` not counted.
+const BACKEND_SERIES: usize = 59;
+/// Series of a service, without those of its back-ends.
+const SERVICE_SERIES: usize = 25;
+/// Series of all else, drop reasons, outcomes and groups not counted.
+const OTHER_SERIES: usize = 8;
+
+fn series(text: &str) -> usize {
+    let samples = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    samples.count()
+}
+
+#[test]
+fn a_scrape_has_a_bound_and_the_greatest_configuration_reaches_it() {
+    let mut status = fake::status();
+    let (service, backend) = (
+        status.services[0].clone(),
+        status.services[0].backends[0].clone(),
+    );
+    let telemetry = Telemetry::new().unwrap();
+    status.services.clear();
+    for s in 0..SERVICES_MAX {
+        let mut service = service.clone();
+        service.name = format!("service-{s}");
+        telemetry.queue_wait(&service.name).record(Duration::ZERO);
+        service.backends.clear();
+        for b in 0..BACKENDS_MAX / SERVICES_MAX {
+            let mut backend = backend.clone();
+            backend.name = format!("back-end-{b}");
+            service.backends.push(backend);
+        }
+        status.services.push(service);
+    }
+    let text = telemetry.render(&status);
+    let moves = backend.moves.len();
+    let others = status.dropped.len() + status.handled.len() - 1 + 2 * status.groups.len();
+    assert_eq!(
+        series(&text),
+        BACKENDS_MAX as usize * (BACKEND_SERIES + moves)
+            + SERVICES_MAX as usize * SERVICE_SERIES
+            + OTHER_SERIES
+            + others
+    );
 }
 
 #[test]

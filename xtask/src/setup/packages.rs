@@ -77,6 +77,11 @@ pub const NEEDS: &[Need] = &[
     ),
     command("curl", "curl", "client of demo and tests"),
     command("tcpdump", "tcpdump", "judges checksums in the tests"),
+    command(
+        "dpkg-shlibdeps",
+        "dpkg-dev",
+        "finds the libraries that the Debian package depends on",
+    ),
     command("sysctl", "procps", "sets forwarding in their namespaces"),
     command(
         "ping",
@@ -106,6 +111,13 @@ pub const BROWSER: &[Need] = &[command(
     "chromium",
     "chromium",
     "shows the status page in its tests; it takes 300 MB",
+)];
+
+/// What the tests of the Debian package need, and nothing else does.
+pub const DIST: &[Need] = &[command(
+    "debootstrap",
+    "debootstrap",
+    "makes a fresh Debian to test the package in",
 )];
 
 /// The compiler that matches its own source of core.
