@@ -441,6 +441,32 @@ fn least_connections_goes_where_fewest_are() {
 }
 
 #[test]
+fn the_backend_that_answers_sooner_gets_most() {
+    let lab = lab(2);
+    let serve = |i: usize, millis| {
+        let talk = server::http(Duration::from_millis(millis));
+        Server::start(lab.backend(i), BACKEND_PORT, talk).unwrap()
+    };
+    let servers = [serve(0, 60), serve(1, 2)];
+    let mut config = Config::new(&lab, Family::V4, 16);
+    config.web().balance = "least-response-time";
+    WINDOW.clone_into(&mut config.web().ceiling);
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    let crowd = Crowd::start(lab.client(0), 6, lab.service(Family::V4, SERVICE_PORT));
+    eventually(PATIENCE, "many are served", || {
+        daemon.status().requests("admitted") > 300
+    });
+    crowd.leave();
+    let [slow, fast] = [0, 1].map(|i| servers[i].count().peers().len());
+    // By turns both would have had as many.
+    assert!(
+        fast > 3 * slow,
+        "{fast} at the fast one, {slow} at the slow one"
+    );
+    assert_settles(&daemon);
+}
+
+#[test]
 fn a_client_stays_at_the_backend_that_its_address_hashes_to_while_that_has_room() {
     let topology = Topology {
         clients: 2,
