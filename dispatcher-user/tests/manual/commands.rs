@@ -11,7 +11,9 @@ pub fn reference() -> String {
     let mut text = String::new();
     for command in root.get_subcommands_mut() {
         let name = command.get_name().to_owned();
-        let mut command = command.clone().mut_args(|argument| argument.hide_env_values(true));
+        let mut command = command
+            .clone()
+            .mut_args(|argument| argument.hide_env_values(true));
         let help = command.render_help().to_string();
         // Trailing spaces would be for nothing.
         let lines: Vec<_> = help.lines().map(str::trim_end).collect();

@@ -214,7 +214,11 @@ const SECTIONS: &[Section] = &[
         place: Place::Ceiling("response-time"),
         keys: &[
             key("metric", Is("\"mean\""), "which response time of a window"),
-            key("low", Required("\"20ms\""), "a higher ceiling is tried below"),
+            key(
+                "low",
+                Required("\"20ms\""),
+                "a higher ceiling is tried below",
+            ),
             key("high", Required("\"80ms\""), "the ceiling is lowered above"),
         ],
     },
@@ -268,14 +272,14 @@ const SECTIONS: &[Section] = &[
                  back-end's own",
             ),
             key("send", Is("\"\""), "`tcp`: what it is sent first"),
-            key(
-                "interval",
-                Is("\"2s\""),
-                "from one question to the next",
-            ),
+            key("interval", Is("\"2s\""), "from one question to the next"),
             key("timeout", Is("\"1s\""), "to the end of the answer"),
             key("load_low", Is("\"80%\""), "raised while its load is below"),
-            key("load_high", Is("\"95%\""), "lowered while its load is above"),
+            key(
+                "load_high",
+                Is("\"95%\""),
+                "lowered while its load is above",
+            ),
             key(
                 "stale_after",
                 Is("\"30s\""),
@@ -429,7 +433,11 @@ fn file(place: Place, without: &str, with: &str) -> String {
             section("[service.ceiling]", &lines, true);
         }
         Place::Agent(kind) => {
-            section("[service.ceiling]", &["policy = \"agent\"".to_owned()], false);
+            section(
+                "[service.ceiling]",
+                &["policy = \"agent\"".to_owned()],
+                false,
+            );
             let mut lines = required(place);
             if kind != "tcp" {
                 lines.push(format!("kind = \"{kind}\""));
@@ -453,9 +461,10 @@ fn file(place: Place, without: &str, with: &str) -> String {
 fn parse(text: &str) -> Result<Config, Vec<String>> {
     match Config::parse(Path::new("manual.toml"), text.as_bytes()) {
         Ok(config) => Ok(config),
-        Err(ConfigError::Wrong { problems, .. }) => {
-            Err(problems.into_iter().map(|problem| problem.message).collect())
-        }
+        Err(ConfigError::Wrong { problems, .. }) => Err(problems
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect()),
         Err(other) => panic!("{other}"),
     }
 }
@@ -573,7 +582,9 @@ fn the_table_has_the_keys_that_the_reader_knows_and_no_others() {
     for place in places {
         let text = file(place, "", &format!("{NOT_A_KEY} = 1"));
         let problems = parse(&text).expect_err(&text);
-        let (_, known) = problems[0].split_once("the keys here are ").expect(&problems[0]);
+        let (_, known) = problems[0]
+            .split_once("the keys here are ")
+            .expect(&problems[0]);
         let known: BTreeSet<_> = known.split(", ").collect();
         let mut ours: BTreeSet<&str> = match place {
             Place::Root => ROOT.into(),

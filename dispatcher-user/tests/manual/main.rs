@@ -1,8 +1,10 @@
 //! What the manual says of keys, commands and metrics is what the code says. `cargo xtask docs`
 //! writes it; this test fails where a committed document says something else.
 
+mod alerts;
 mod commands;
 mod configuration;
+mod limits;
 mod metrics;
 
 use std::fs;
@@ -30,6 +32,8 @@ fn the_manual_says_what_the_code_says() {
         ("configuration.md", "keys", configuration::reference()),
         ("commands.md", "commands", commands::reference()),
         ("observing.md", "metrics", metrics::reference()),
+        ("observing.md", "alerts", alerts::reference()),
+        ("limits.md", "limits", limits::reference()),
     ] {
         let path = Path::new(DIRECTORY).join(file);
         let document = fs::read_to_string(&path).unwrap_or_else(|e| panic!("docs/{file}: {e}"));
