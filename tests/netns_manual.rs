@@ -31,7 +31,7 @@ const REASONS: [&str; 5] = ["install", "hardware", "source", "terminal", "elsewh
 /// Seconds that a block may take.
 const BLOCK_SECONDS: &str = "10";
 
-/// A machine before it is set up, but that forwarding of its interfaces' peers is not its business.
+/// A machine before it is set up: what its interfaces lead to takes frames and finishes checksums.
 const MACHINE: &str = r#"
 mount -t tmpfs none /run
 mkdir /run/dispatcher

@@ -10,6 +10,8 @@ mod metrics;
 use std::fs;
 use std::path::Path;
 
+use dispatcher_user::config::Config;
+
 /// Where the manual is.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 /// Set by `cargo xtask docs`: the documents are rewritten.
@@ -48,6 +50,30 @@ fn the_manual_says_what_the_code_says() {
             );
         }
     }
+}
+
+/// A configuration is whole if it has interfaces and a service; elsewhere only parts are shown.
+#[test]
+fn whole_configurations_of_the_manual_are_accepted() {
+    let mut count = 0;
+    for entry in fs::read_dir(DIRECTORY).unwrap() {
+        let path = entry.unwrap().path();
+        count += accepted_in(&path);
+    }
+    count += accepted_in(&Path::new(DIRECTORY).join("../README.md"));
+    assert!(count >= 2, "{count} configurations");
+}
+
+/// Judges those of a document; how many there are.
+fn accepted_in(document: &Path) -> usize {
+    let Ok(text) = fs::read_to_string(document) else {
+        return 0; // A picture.
+    };
+    let blocks = text.split("```toml\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap_or_default());
+    let whole = blocks.filter(|toml| toml.contains("[dataplane]") && toml.contains("[[service]]"));
+    let judged = whole.map(|toml| Config::parse(document, toml.as_bytes()).unwrap());
+    judged.count()
 }
 
 #[test]
