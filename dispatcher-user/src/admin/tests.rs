@@ -116,6 +116,7 @@ async fn the_status_has_the_names_that_users_rely_on() {
           "flows": { "used": 12, "capacity": 262_144 },
           "frames": { "total": 4096, "home": 4090, "in_flight": 6 },
           "dropped": { "no_flow": 7, "fragment": 0 },
+          "handled": { "punted": 100, "event_lost": 2 },
           "groups": [ { "name": "db", "active": 32, "active_max": 40, "ceiling": 100 } ],
           "services": [ { "name": "web", "address": "192.0.2.10:80",
               "queue": { "depth": 3, "capacity": 1024, "oldest_wait_ms": 120,
