@@ -19,22 +19,23 @@ struct Section {
 
 struct Key {
     name: &'static str,
-    default: Default,
+    without: Without,
     meaning: &'static str,
 }
 
-enum Default {
+/// What holds where the file does not have a key.
+enum Without {
     /// As the file has it.
     Is(&'static str),
     /// It must be there: this is what the examples have.
     Required(&'static str),
     /// There is one, and it depends on others: in words.
-    From(&'static str),
+    Derived(&'static str),
     /// Without it something is not done: in words.
-    None(&'static str),
+    Nothing(&'static str),
 }
 
-use Default::{From, Is, None, Required};
+use Without::{Derived, Is, Nothing, Required};
 
 /// Where a line is put into the smallest file; and the policy or kind that takes it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,10 +55,10 @@ enum Place {
     Group,
 }
 
-const fn key(name: &'static str, default: Default, meaning: &'static str) -> Key {
+const fn key(name: &'static str, without: Without, meaning: &'static str) -> Key {
     Key {
         name,
-        default,
+        without,
         meaning,
     }
 }
@@ -136,7 +137,7 @@ const SECTIONS: &[Section] = &[
         keys: &[
             key(
                 "name",
-                From("the address, with `-` for every `:`"),
+                Derived("the address, with `-` for every `:`"),
                 "what commands, metrics and the log call it; unlike that of any other service",
             ),
             key(
@@ -193,7 +194,7 @@ const SECTIONS: &[Section] = &[
             ),
             key(
                 "response_goal",
-                None("no goal"),
+                Nothing("no goal"),
                 "the response time (p99) that is still good",
             ),
             key(
@@ -326,7 +327,7 @@ const SECTIONS: &[Section] = &[
         keys: &[
             key(
                 "name",
-                From("the address, with `-` for every `:`"),
+                Derived("the address, with `-` for every `:`"),
                 "unlike that of any other back-end of the service",
             ),
             key(
@@ -342,7 +343,7 @@ const SECTIONS: &[Section] = &[
             key("weight", Is("1"), "its share in balancing"),
             key(
                 "group",
-                None("no group"),
+                Nothing("no group"),
                 "the name of the group whose ceiling it shares; back-ends of one service may have \
                  8 different ones",
             ),
@@ -355,11 +356,11 @@ const SECTIONS: &[Section] = &[
         keys: &[
             key(
                 "initial",
-                From("10, or the nearest bound; with the policy `fixed`, `max`"),
+                Derived("10, or the nearest bound; with the policy `fixed`, `max`"),
                 "what it starts with",
             ),
             key("min", Is("1"), "never below"),
-            key("max", From("one less than `capacity`"), "never above"),
+            key("max", Derived("one less than `capacity`"), "never above"),
         ],
     },
     Section {
@@ -410,9 +411,9 @@ fn file(place: Place, without: &str, with: &str) -> String {
     let required = |wanted: Place| -> Vec<String> {
         let all = SECTIONS.iter().filter(|section| section.place == wanted);
         let keys = all.flat_map(|section| section.keys);
-        let lines = keys.filter_map(|key| match key.default {
+        let lines = keys.filter_map(|key| match key.without {
             Required(value) => Some(format!("{} = {value}", key.name)),
-            _ => Option::None,
+            _ => None,
         });
         lines.collect()
     };
@@ -530,10 +531,10 @@ pub fn reference() -> String {
         }
         text.push_str("| key | default | it must be | meaning |\n| --- | --- | --- | --- |\n");
         for key in *keys {
-            let default = match key.default {
+            let default = match key.without {
                 Is(value) => format!("`{value}`"),
                 Required(_) => "required".to_owned(),
-                From(words) | None(words) => words.to_owned(),
+                Derived(words) | Nothing(words) => words.to_owned(),
             };
             let (name, meaning) = (key.name, key.meaning);
             let allowed = allowed(*place, key);
@@ -549,7 +550,7 @@ fn a_file_with_a_default_means_what_it_means_without() {
     for section in SECTIONS {
         for key in section.keys {
             let without = file(section.place, key.name, "");
-            match key.default {
+            match key.without {
                 Is(value) => {
                     let line = format!("{} = {value}", key.name);
                     let with = file(section.place, key.name, &line);
@@ -561,13 +562,12 @@ fn a_file_with_a_default_means_what_it_means_without() {
                     let told = problems.iter().any(|problem| problem.contains(&missing));
                     assert!(told, "{}: {problems:?}", key.name);
                 }
-                From(_) => drop(right(&without)),
-                None(_) if key.name == "group" => {
+                Nothing(_) if key.name == "group" => {
                     // A group must be some back-end's: the reader says that this one is nobody's.
                     let problems = parse(&without).expect_err(&without);
                     assert!(problems[0].contains("bounds nothing"), "{problems:?}");
                 }
-                None(_) => drop(right(&without)),
+                Derived(_) | Nothing(_) => drop(right(&without)),
             }
         }
     }
@@ -591,8 +591,7 @@ fn the_table_has_the_keys_that_the_reader_knows_and_no_others() {
             _ => BTreeSet::new(),
         };
         let shared = |other: Place| match (place, other) {
-            (Place::Agent(_), Place::Agent(_)) => true,
-            (Place::Ceiling(_), Place::Ceiling(_)) => true,
+            (Place::Agent(_), Place::Agent(_)) | (Place::Ceiling(_), Place::Ceiling(_)) => true,
             _ => place == other,
         };
         let within = WITHIN.iter().filter(|(other, _)| *other == place);
