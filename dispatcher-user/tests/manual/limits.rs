@@ -20,10 +20,7 @@ pub fn reference() -> String {
             GROUPS_PER_SERVICE_MAX,
         ),
         ("weight of a back-end", WEIGHT_MAX as usize),
-        (
-            "capacity of a back-end, and one more than a ceiling",
-            CAPACITY_MAX as usize,
-        ),
+        ("capacity of a back-end", CAPACITY_MAX as usize),
         (
             "requests that wait for a service",
             QUEUE_CAPACITY_MAX as usize,
