@@ -28,8 +28,8 @@ const PLACES: [&str; 3] = ["lab", "client", "machine"];
 /// CI runs), wants a person at a terminal, or is for another machine.
 const REASONS: [&str; 5] = ["install", "hardware", "source", "terminal", "elsewhere"];
 
-/// Seconds that a block may take.
-const BLOCK_SECONDS: &str = "10";
+/// Seconds that a block may take, on a loaded machine too.
+const BLOCK_SECONDS: &str = "30";
 
 /// A machine before it is set up: what its interfaces lead to takes frames and finishes checksums.
 const MACHINE: &str = r#"
