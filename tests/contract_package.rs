@@ -8,7 +8,7 @@ use dispatcher_tests::debian::succeed;
 use dispatcher_tests::package;
 use dispatcher_tests::scratch::Scratch;
 
-/// All files of both, below `usr`.
+/// All files of both, below `usr`, but for the manual.
 const FILES: [&str; 15] = [
     "bin/dispatcher",
     "lib/systemd/system/dispatcher.service",
@@ -42,7 +42,13 @@ fn listed(tar: &mut Command) -> Vec<(String, String)> {
 
 fn expected(below: &str, more: &[&str]) -> Vec<(String, String)> {
     let files = FILES.iter().map(|file| format!("{below}{file}"));
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+    let manual = fs::read_dir(manual).unwrap().map(|entry| {
+        let name = entry.unwrap().file_name();
+        format!("{below}share/doc/dispatcher/docs/{}", name.display())
+    });
     let listed = files
+        .chain(manual)
         .chain(more.iter().map(ToString::to_string))
         .map(|file| {
             let executable = file.ends_with("bin/dispatcher");

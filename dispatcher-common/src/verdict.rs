@@ -1,5 +1,5 @@
 //! What becomes of a frame. Every drop has a reason, and the reason is the counter's index, the
-//! metric's label and a row in the README.
+//! metric's label and a row in docs/observing.md.
 
 macro_rules! counters {
     (

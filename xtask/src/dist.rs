@@ -128,6 +128,11 @@ impl Dist {
         for (from, at) in FILES {
             dist.put(at, &read(&bpf::workspace().join(from))?)?;
         }
+        for entry in bpf::workspace().join("docs").read_dir()? {
+            let entry = entry?;
+            let at = Path::new("share/doc/dispatcher/docs").join(entry.file_name());
+            dist.put(&at.to_string_lossy(), &read(&entry.path())?)?;
+        }
         for (shell, at) in COMPLETIONS {
             let script = command::ask(Command::new(&command).args(["completions", shell]))?;
             dist.put(at, script.as_bytes())?;

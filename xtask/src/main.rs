@@ -20,6 +20,7 @@ mod simulate;
 mod dist;
 mod lint;
 mod tidy;
+mod docs;
 
 /// The workshop of Dispatcher: set-up, build, run, demo, lab, test, bench, lint, dist.
 #[derive(Parser)]
@@ -63,6 +64,8 @@ enum Task {
     Lint,
     /// Check the invariants of the architecture that can be read off the source.
     Tidy,
+    /// Write the parts of the manual that the code says: keys, commands, metrics, bounds.
+    Docs,
     /// Exactly what CI runs: setup, lint, every test, those of the status page included.
     Ci,
 }
@@ -97,6 +100,7 @@ fn perform(arguments: Arguments) -> Result<()> {
         Task::Dist(options) => dist::run(&options, runner),
         Task::Lint => lint::run(runner),
         Task::Tidy => tidy::run(),
+        Task::Docs => docs::run(runner),
         Task::Ci => ci(runner),
     }
 }

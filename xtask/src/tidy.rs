@@ -62,11 +62,42 @@ fn check(workspace: &Path) -> Result<Vec<Violation>> {
     // A document that is not there has none of the rows that it must have.
     violations.extend(documents::drop_reasons(
         &verdict,
-        &read("README.md").unwrap_or_default(),
+        &read(documents::DROP_REASONS).unwrap_or_default(),
     ));
+    violations.extend(documents(workspace, &read)?);
     let exists = |path: &str| workspace.join(path).exists();
     let architecture = read("ARCHITECTURE.md").unwrap_or_default();
     violations.extend(documents::code_map(&architecture, exists));
+    Ok(violations)
+}
+
+/// Rules for all documents that people read.
+fn documents(workspace: &Path, read: &impl Fn(&str) -> Result<String>) -> Result<Vec<Violation>> {
+    let mut pages = Vec::new();
+    for entry in workspace
+        .join("docs")
+        .read_dir()
+        .context("cannot list docs")?
+    {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".md") {
+            pages.push(name);
+        }
+    }
+    pages.sort_unstable();
+    let index = read("docs/README.md").unwrap_or_default();
+    let mut violations = documents::index(&index, pages.iter().map(String::as_str));
+    // A directory or a picture is there, and has no headings.
+    let target = |path: &str| {
+        let there = workspace.join(path).exists();
+        there.then(|| read(path).unwrap_or_default())
+    };
+    let of_the_root = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
+    let pages = pages.into_iter().map(|page| format!("docs/{page}"));
+    for file in of_the_root.into_iter().chain(pages) {
+        let text = read(&file).unwrap_or_default();
+        violations.extend(documents::links(&file, &text, target));
+    }
     Ok(violations)
 }
 

@@ -2,11 +2,14 @@
 
 use super::Violation;
 
-/// Drop reasons of `verdict.rs` that have no row in a table of the README.
-pub fn drop_reasons(verdict: &str, readme: &str) -> Vec<Violation> {
+/// Where each drop reason has a row.
+pub const DROP_REASONS: &str = "docs/observing.md";
+
+/// Drop reasons of `verdict.rs` that have no row in a table of the manual.
+pub fn drop_reasons(verdict: &str, manual: &str) -> Vec<Violation> {
     let has_row = |label: &str| {
         let cell = format!("`{label}`");
-        readme
+        manual
             .lines()
             .any(|line| line.trim_start().starts_with('|') && line.contains(&cell))
     };
@@ -15,7 +18,7 @@ pub fn drop_reasons(verdict: &str, readme: &str) -> Vec<Violation> {
         .map(|(line, label)| Violation {
             file: "dispatcher-common/src/verdict.rs".to_owned(),
             line,
-            rule: format!("drop reason `{label}` has no row in README.md"),
+            rule: format!("drop reason `{label}` has no row in {DROP_REASONS}"),
         })
         .collect()
 }
@@ -81,6 +84,93 @@ pub fn code_map(architecture: &str, exists: impl Fn(&str) -> bool) -> Vec<Violat
     violations
 }
 
+/// Links of a document to files or headings that are not there. `read` gives the text of a file;
+/// paths are from the root.
+pub fn links(file: &str, text: &str, read: impl Fn(&str) -> Option<String>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (line, number) in prose(text) {
+        for target in targets(line) {
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = match path {
+                "" => file.to_owned(),
+                _ => below(file, path),
+            };
+            let found = read(&path);
+            let there = match &found {
+                None => false,
+                Some(_) if heading.is_empty() => true,
+                Some(text) => headings(text).any(|known| known == heading),
+            };
+            if !there {
+                violations.push(Violation {
+                    file: file.to_owned(),
+                    line: number,
+                    rule: format!("links to `{target}`, which is not there"),
+                });
+            }
+        }
+    }
+    violations
+}
+
+/// Pages of the manual that its index does not link to.
+pub fn index<'p>(index: &str, pages: impl Iterator<Item = &'p str>) -> Vec<Violation> {
+    let linked: Vec<_> = index.lines().flat_map(targets).collect();
+    let missing = pages.filter(|page| *page != "README.md" && !linked.contains(page));
+    let violation = |page| Violation {
+        file: "docs/README.md".to_owned(),
+        line: 1,
+        rule: format!("the index does not link to `{page}`"),
+    };
+    missing.map(violation).collect()
+}
+
+/// Lines that are in no fenced block, with their numbers.
+fn prose(text: &str) -> impl Iterator<Item = (&str, usize)> {
+    let mut fenced = false;
+    text.lines().zip(1..).filter(move |(line, _)| {
+        let fence = line.starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    })
+}
+
+/// What a line links to, but for other sites.
+fn targets(line: &str) -> impl Iterator<Item = &str> {
+    let rests = line.split("](").skip(1);
+    let targets = rests.filter_map(|rest| Some(rest.split_once(')')?.0));
+    targets.filter(|target| !target.contains("://"))
+}
+
+/// A path beside a file, from the root.
+fn below(file: &str, path: &str) -> String {
+    let mut parts: Vec<_> = file.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The headings of a document as links name them: small letters, hyphens for spaces, no marks.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    let titles = prose(text).filter_map(|(line, _)| {
+        let title = line.trim_start_matches('#');
+        (title.len() < line.len()).then(|| title.trim().to_lowercase())
+    });
+    titles.map(|title| {
+        let kept = title.chars().filter_map(|c| match c {
+            ' ' => Some('-'),
+            '-' | '_' => Some(c),
+            _ => c.is_alphanumeric().then_some(c),
+        });
+        kept.collect()
+    })
+}
+
 /// Words in backquotes that are paths.
 fn paths(line: &str) -> impl Iterator<Item = &str> {
     let quoted = line.split('`').skip(1).step_by(2);
@@ -118,7 +208,8 @@ counters! {
         assert_eq!(violations.len(), 1);
         assert_eq!(
             violations[0].to_string(),
-            "dispatcher-common/src/verdict.rs:8: drop reason `fragment` has no row in README.md"
+            "dispatcher-common/src/verdict.rs:8: drop reason `fragment` has no row in \
+             docs/observing.md"
         );
     }
 
@@ -138,5 +229,38 @@ counters! {
     #[test]
     fn a_missing_code_map_is_told() {
         assert_eq!(code_map("# Architecture\n", |_| true).len(), 1);
+    }
+
+    #[test]
+    fn links_lead_to_files_and_headings() {
+        let read = |path: &str| match path {
+            "docs/a.md" => Some("# A\n## `b/c`, and D\n".to_owned()),
+            "README.md" => Some("```\n# no heading\n```\n".to_owned()),
+            _ => None,
+        };
+        let right = "[x](a.md) [x](../README.md) [x](#e) [x](a.md#bc-and-d) [x](https://x)\n";
+        let text = format!("# E\n{right}```\n[x](gone)\n```\n");
+        let own = |path: &str| {
+            if path == "docs/z.md" {
+                Some(text.clone())
+            } else {
+                read(path)
+            }
+        };
+        assert_eq!(links("docs/z.md", &text, own), []);
+        let wrong = "[x](b.md) [x](a.md#e) [x](../README.md#no-heading)";
+        let violations = links("docs/z.md", wrong, read);
+        assert_eq!(violations.len(), 3);
+        assert_eq!(
+            violations[0].to_string(),
+            "docs/z.md:1: links to `b.md`, which is not there"
+        );
+    }
+
+    #[test]
+    fn the_index_links_to_every_page() {
+        let violations = index("[a](a.md)", ["README.md", "a.md", "b.md"].into_iter());
+        assert_eq!(violations.len(), 1);
+        assert!(violations[0].rule.contains("`b.md`"));
     }
 }
