@@ -130,7 +130,9 @@ async fn the_status_has_the_names_that_users_rely_on() {
 /// The status without what JSON does not tell.
 fn as_told() -> Status {
     let mut status = fake::status();
-    let backend = &mut status.services[0].backends[0];
+    let service = &mut status.services[0];
+    service.queue.wait_sizes = TimesBySize::default();
+    let backend = &mut service.backends[0];
     backend.response_sizes = TimesBySize::default();
     backend.connect_sizes = TimesBySize::default();
     status
