@@ -431,6 +431,7 @@ fn man() -> anyhow::Result<ExitCode> {
     clap_mangen::Man::new(root.clone()).render(&mut page)?;
     // clap_mangen names a page for each command; they are sections of this one.
     let mut page = String::from_utf8(page)?.replace("dispatcher\\-", "dispatcher ");
+    page = page.replace(".SH EXTRA\n", ".SH NOTES\n");
     for command in root.get_subcommands() {
         let name = command.get_name().to_uppercase();
         let about = command
@@ -443,7 +444,15 @@ fn man() -> anyhow::Result<ExitCode> {
         man.render_options_section(&mut section)?;
         man.render_extra_section(&mut section)?;
         let section = String::from_utf8(section)?.replace("\n.SH ", "\n.SS ");
-        let section = section.replacen(".SH SYNOPSIS", "", 1);
+        let mut section = section.replacen(".SH SYNOPSIS", "", 1);
+        // Examples are to be copied: their lines are not filled.
+        for head in ["Example:", "Examples:"] {
+            let told = format!(".SS EXTRA\n{head}\n");
+            if section.contains(&told) {
+                section = section.replace(&told, ".SS EXAMPLES\n.nf\n");
+                section.push_str(".fi\n");
+            }
+        }
         page.push_str(&format!(
             ".SH {name}\n{about}\n.PP\n{}\n",
             section.trim_start()

@@ -138,6 +138,14 @@ fn time_of_ms(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), |ms| time(ms / 1000.0))
 }
 
+/// Of whole milliseconds no parts are told.
+fn wait_of(ms: Option<u64>) -> String {
+    match ms {
+        Some(ms @ 0..1000) => format!("{ms} ms"),
+        ms => time_of_ms(ms.map(|ms| ms as f64)),
+    }
+}
+
 /// The output of `status`.
 #[must_use]
 pub fn status_tables(status: &Status, view: View) -> String {
@@ -250,10 +258,6 @@ fn ceiling_line(text: &mut String, backend: &BackendStatus) {
     if !told.is_empty() {
         text.push_str(&format!("  {}: {}\n", backend.name, told.join("; ")));
     }
-}
-
-fn wait_of(ms: Option<u64>) -> String {
-    time_of_ms(ms.map(|ms| ms as f64))
 }
 
 fn backend_row(backend: &BackendStatus) -> [Cell; 11] {
