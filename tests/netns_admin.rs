@@ -1,5 +1,5 @@
-//! The doors of the daemon under abuse: a thousand clients who are silent, slow, greedy or mad delay
-//! no connection, keep no operator out, and leave nothing behind.
+//! The doors of the daemon under abuse: a thousand clients who are silent, slow, greedy or mad
+//! delay no connection, keep no operator out, and leave nothing behind.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -69,7 +69,7 @@ impl Abuse {
         let say = |stream: &mut dyn Write, bytes: &[u8]| stream.write_all(bytes);
         let result = match self {
             Self::Silent => Ok(()),
-            Self::Slow if i % 2 == 0 => {
+            Self::Slow if i.is_multiple_of(2) => {
                 let request = b"GET /v1/status HTTP/1.1\r\nhost: d\r\nx: ";
                 let mut bytes = request.iter().copied().chain(std::iter::repeat(b'y'));
                 loop {
@@ -85,7 +85,7 @@ impl Abuse {
                     content-type: application/json\r\ncontent-length: 100\r\n\r\n{";
                 say(stream, request)
             }
-            Self::Oversized if i % 2 == 0 => {
+            Self::Oversized if i.is_multiple_of(2) => {
                 let head = format!("GET /v1/status HTTP/1.1\r\nx: {}", "y".repeat(1 << 20));
                 say(stream, head.as_bytes())
             }

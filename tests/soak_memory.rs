@@ -113,7 +113,7 @@ fn memory_is_flat_over_a_million_short_connections() {
 
 /// A connection, closed by the server or reset by the client.
 fn once(service: SocketAddr, number: u64) {
-    if number % RESET_ONE_OF != 0 {
+    if !number.is_multiple_of(RESET_ONE_OF) {
         let answer = client::fetch(service).expect("every request is answered");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         return;

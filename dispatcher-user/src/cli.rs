@@ -26,8 +26,8 @@ pub struct Cli {
 }
 
 const NOTES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage\n\n\
-    A terminal that is too narrow for a table is shown fewer columns; --json tells all. Colour is for \
-    terminals, unless NO_COLOR is set.";
+    A terminal that is too narrow for a table is shown fewer columns; --json tells all. Colour is \
+    for terminals, unless NO_COLOR is set.";
 
 /// What to do.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]

@@ -18,10 +18,12 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::ErrorBody;
+use crate::admission::Time;
+use crate::engine::clock;
 
 /// Most connections of one listener that are served at once; more wait in the kernel's backlog.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -59,14 +61,14 @@ struct Connections {
 
 struct Connection {
     task: AbortHandle,
-    since: Instant,
+    since: Time,
     /// All of its request has come.
     asked: Arc<AtomicBool>,
 }
 
 impl Connection {
     /// When its turn is over, if others wait.
-    fn gives_way_at(&self) -> Instant {
+    fn gives_way_at(&self) -> Time {
         self.since
             + if self.asked.load(Ordering::Relaxed) {
                 CONNECTION_TURN
@@ -79,18 +81,17 @@ impl Connection {
 impl Connections {
     /// Returns when there is room for one more.
     async fn make_room(&mut self) {
-        while self.tasks.try_join_next().is_some() {}
         loop {
+            while self.tasks.try_join_next().is_some() {}
             self.open.retain(|one| !one.task.is_finished());
             if self.tasks.len() < CONNECTIONS_MAX {
                 return;
             }
             let first = self.open.iter().min_by_key(|one| one.gives_way_at());
-            // A request that comes meanwhile prolongs a turn, so it is looked at again.
-            if let Some(first) = first
-                && Instant::now() < first.gives_way_at()
-            {
-                let _ = timeout_at(first.gives_way_at(), self.tasks.join_next()).await;
+            let left = first.map_or(Duration::ZERO, |one| one.gives_way_at().since(clock::now()));
+            if left > Duration::ZERO {
+                // A request that comes meanwhile prolongs a turn, so it is looked at again.
+                let _ = timeout(left, self.tasks.join_next()).await;
                 continue;
             }
             if let Some(first) = first {
@@ -105,7 +106,7 @@ impl Connections {
         let asked = Arc::new(AtomicBool::new(false));
         self.open.push(Connection {
             task: self.tasks.spawn(talk::<L>(io, router, Arc::clone(&asked))),
-            since: Instant::now(),
+            since: clock::now(),
             asked,
         });
     }

@@ -234,8 +234,8 @@ impl Controller {
         self.settings = settings.clone();
     }
 
-    /// Another initial ceiling: what `agent` holds without a report. One that its policy never moves
-    /// goes there at once, as nothing else takes it there. Returns the ceiling from now on.
+    /// Another initial ceiling: what `agent` holds without a report. One that its policy never
+    /// moves goes there at once, as nothing else takes it there. Returns the ceiling from now on.
     pub fn set_initial(&mut self, initial: u32) -> u32 {
         self.initial = initial;
         if self.settings.policy == Policy::Fixed {
