@@ -10,7 +10,7 @@ use dispatcher_tests::config::{Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::topology::{Family, Topology};
-use dispatcher_tests::{client, server};
+use dispatcher_tests::{PATIENCE, client, eventually, server};
 
 /// How long, seconds; another number by [`SECONDS_VARIABLE`].
 const SECONDS_DEFAULT: u64 = 20 * 60;
@@ -23,8 +23,9 @@ const CONNECTIONS_PER_SECOND: u64 = 834;
 const CLIENTS: usize = 24;
 /// Connections that a back-end is given.
 const CEILING: u32 = 6;
-/// Until what is filled once is full: rings, frames, tables, the allocator's reserves.
-const WARM_UP: Duration = Duration::from_secs(120);
+/// Until what is filled once is full: rings, frames, tables, the history of five minutes, the
+/// allocator's reserves.
+const WARM_UP: Duration = Duration::from_secs(300);
 /// Resident memory that may come after the warm-up, bytes: for each of a million connections a
 /// quarter of what the allocator gives at least.
 const GROWTH_MAX: u64 = 4 << 20;
@@ -102,7 +103,10 @@ fn memory_is_flat_over_a_million_short_connections() {
         at_end >> 10,
     );
     assert_eq!(status.requests("admitted"), made, "each was admitted once");
-    assert_eq!(daemon.descriptors().unwrap(), descriptors);
+    // The last answer's connection may be open for a moment, then as now.
+    eventually(PATIENCE, "every descriptor is closed", || {
+        daemon.descriptors().unwrap() <= descriptors
+    });
     assert!(
         most.max(at_end) <= warm + GROWTH_MAX,
         "{} KiB more than after the warm-up",
