@@ -16,7 +16,7 @@ use crate::telemetry::LogFormat;
     name = "dispatcher",
     version,
     about = "Gives each back-end no more connections than it can serve; the rest wait in order",
-    after_help = EXIT_CODES,
+    after_help = NOTES,
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -25,7 +25,9 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage";
+const NOTES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage\n\n\
+    A terminal that is too narrow for a table is shown fewer columns; --json tells all. Colour is \
+    for terminals, unless NO_COLOR is set.";
 
 /// What to do.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]

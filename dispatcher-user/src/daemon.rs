@@ -19,7 +19,7 @@ use crate::history::History;
 use crate::network::NetworkView;
 use crate::reload::Reloader;
 use crate::status::{FlowRow, QueueRow, Status};
-use crate::telemetry::{MetricsServer, Telemetry};
+use crate::telemetry::MetricsServer;
 use crate::watchdog;
 
 /// Runs the daemon until SIGTERM or SIGINT with the configuration that was read from `file`; SIGHUP
@@ -38,14 +38,13 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
         Some(metrics) => Some(MetricsServer::bind(metrics.listen).await?),
         None => None,
     };
-    let telemetry = Telemetry::new().context("metrics")?;
     let Started {
         mut running,
         handle,
         network,
         views,
         meters,
-    } = engine::start(&config, &telemetry).await?;
+    } = engine::start(&config).await?;
     tokio::spawn(follow(views, handle.clone()));
     let governor = governor::start(&config, &running.roster, meters, handle.clone()).await;
     let (interfaces, services, backends) = (
@@ -62,9 +61,8 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     };
     tokio::spawn(front.history.clone().keep(front.clone()));
     let served = tokio::spawn(admin.serve(front.clone()));
-    tokio::spawn(telemetry.clone().keep_up());
     if let Some(metrics) = metrics {
-        tokio::spawn(metrics.serve(telemetry, front));
+        tokio::spawn(metrics.serve(front));
     }
     tokio::spawn(watchdog::feed(handle.clone()));
     // Without systemd there is nobody to tell.

@@ -22,6 +22,7 @@ pub mod status;
 pub mod history;
 pub mod telemetry;
 pub mod page;
+pub mod human;
 pub mod admin;
 pub mod preflight;
 pub mod cli;

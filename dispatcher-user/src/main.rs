@@ -16,7 +16,9 @@ use dispatcher_user::cli::{
     QueueArgs, ReloadArgs, RunArgs, StatusArgs, SuggestArgs, TopArgs, UnloadArgs,
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
+use dispatcher_user::human::View;
 use dispatcher_user::{daemon, datapath, preflight, telemetry, top};
+use ratatui::crossterm::terminal;
 use serde_json::json;
 use tokio::runtime;
 
@@ -143,6 +145,17 @@ fn is_coloured() -> bool {
     std::io::stdout().is_terminal() && set("NO_COLOR").is_none() && !dumb
 }
 
+/// How stdout is seen.
+fn view() -> View {
+    let size = std::io::stdout().is_terminal().then(terminal::size);
+    View {
+        width: size
+            .and_then(|size| Some(usize::from(size.ok()?.0)))
+            .filter(|width| *width > 0),
+        colour: is_coloured(),
+    }
+}
+
 fn counted(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
@@ -162,7 +175,7 @@ fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     if args.output.json {
         return print(&format!("{}\n", answer.json));
     }
-    print(&status_tables(&answer.value))
+    print(&status_tables(&answer.value, view()))
 }
 
 fn top(args: &TopArgs) -> anyhow::Result<ExitCode> {
@@ -183,7 +196,7 @@ fn flows(args: &FlowsArgs) -> anyhow::Result<ExitCode> {
     }
     let list = answer.value;
     tell_truncated(list.truncated, list.flows.len());
-    print(&flow_table(&list.flows))
+    print(&flow_table(&list.flows, view()))
 }
 
 fn queue(args: &QueueArgs) -> anyhow::Result<ExitCode> {
@@ -197,7 +210,7 @@ fn queue(args: &QueueArgs) -> anyhow::Result<ExitCode> {
     }
     let list = answer.value;
     tell_truncated(list.truncated, list.queue.len());
-    print(&queue_table(&list.queue))
+    print(&queue_table(&list.queue, view()))
 }
 
 fn ceiling(args: &CeilingArgs) -> anyhow::Result<ExitCode> {
@@ -418,6 +431,7 @@ fn man() -> anyhow::Result<ExitCode> {
     clap_mangen::Man::new(root.clone()).render(&mut page)?;
     // clap_mangen names a page for each command; they are sections of this one.
     let mut page = String::from_utf8(page)?.replace("dispatcher\\-", "dispatcher ");
+    page = page.replace(".SH EXTRA\n", ".SH NOTES\n");
     for command in root.get_subcommands() {
         let name = command.get_name().to_uppercase();
         let about = command
@@ -430,7 +444,15 @@ fn man() -> anyhow::Result<ExitCode> {
         man.render_options_section(&mut section)?;
         man.render_extra_section(&mut section)?;
         let section = String::from_utf8(section)?.replace("\n.SH ", "\n.SS ");
-        let section = section.replacen(".SH SYNOPSIS", "", 1);
+        let mut section = section.replacen(".SH SYNOPSIS", "", 1);
+        // Examples are to be copied: their lines are not filled.
+        for head in ["Example:", "Examples:"] {
+            let told = format!(".SS EXTRA\n{head}\n");
+            if section.contains(&told) {
+                section = section.replace(&told, ".SS EXAMPLES\n.nf\n");
+                section.push_str(".fi\n");
+            }
+        }
         page.push_str(&format!(
             ".SH {name}\n{about}\n.PP\n{}\n",
             section.trim_start()

@@ -138,6 +138,9 @@ pub struct QueueStatus {
     pub oldest_wait_ms: u64,
     /// How long requests waited that have left the queue by being admitted.
     pub wait_ms: WaitMs,
+    /// The same by size, since the service came; for the metrics, no part of the JSON.
+    #[serde(skip)]
+    pub wait_sizes: TimesBySize,
 }
 
 /// Waiting times, milliseconds; `null` while nothing was measured.
@@ -307,8 +310,9 @@ pub struct TimesMs {
 /// Times by size, since the daemon started.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct TimesBySize {
-    /// How many took at most so long, for each of
-    /// [`TIMES_BUCKETS`](crate::telemetry::TIMES_BUCKETS).
+    /// How many took at most so long, for each bound of their histogram:
+    /// [`TIMES_BUCKETS`](crate::telemetry::TIMES_BUCKETS), of waits
+    /// [`QUEUE_WAIT_BUCKETS`](crate::telemetry::QUEUE_WAIT_BUCKETS).
     pub at_most: Vec<u64>,
     /// All.
     pub count: u64,

@@ -1,12 +1,10 @@
 //! What is told to machines: the table of metrics and its exporter, and the log. Nothing is
-//! measured here: a scrape shows the [`Status`] of its moment, and the waiting times recorded since
-//! the start.
+//! measured here: a scrape shows the [`Status`] of its moment.
 
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,12 +15,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dispatcher_common::verdict::Handled;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
-use metrics_exporter_prometheus::{
-    BuildError, LabelSet, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-    formatting,
-};
+use metrics_exporter_prometheus::{LabelSet, PrometheusBuilder, PrometheusRecorder, formatting};
 use tokio::net::TcpListener;
-use tokio::time::{MissedTickBehavior, interval};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Control, serve};
@@ -41,9 +35,6 @@ pub const TIMES_BUCKETS: [f64; 16] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
 ];
-
-/// How often recorded waiting times are put into their buckets, so that few are held singly.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a metric behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,129 +173,88 @@ impl Metric {
         match self.kind {
             MetricKind::Counter => recorder.describe_counter(name, Some(self.unit), help),
             MetricKind::Gauge => recorder.describe_gauge(name, Some(self.unit), help),
-            MetricKind::Histogram => recorder.describe_histogram(name, Some(self.unit), help),
+            // `Histograms` writes its own.
+            MetricKind::Histogram => {}
         }
     }
 }
 
-/// Records the waiting times of one service. Cheap to use, and to clone.
-#[derive(Clone)]
-pub struct QueueWait(metrics::Histogram);
-
-impl QueueWait {
-    /// A request that was admitted from the queue waited so long.
-    pub fn record(&self, waited: Duration) {
-        self.0.record(waited.as_secs_f64());
+/// The answer to a scrape, in the Prometheus text format.
+///
+/// It is made anew each time, so that nothing is kept or told of who is gone.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let scrape = Scrape::new();
+    scrape.set_all(status);
+    let mut text = scrape.0.handle().render();
+    let mut waits = Histograms::begin(&mut text, &QUEUE_WAIT, &QUEUE_WAIT_BUCKETS);
+    for service in &status.services {
+        waits.write(&[&service.name], &service.queue.wait_sizes);
     }
+    write_times(&mut text, &RESPONSE, status, |backend| {
+        &backend.response_sizes
+    });
+    write_times(&mut text, &CONNECT, status, |backend| {
+        &backend.connect_sizes
+    });
+    text
 }
 
-/// What outlives a scrape: the histograms.
-#[derive(Clone, Debug)]
-pub struct Telemetry {
-    recorder: Arc<PrometheusRecorder>,
-    handle: PrometheusHandle,
-}
-
-impl Telemetry {
-    /// Nothing recorded yet.
-    ///
-    /// # Errors
-    /// Never with the buckets above; the library asks.
-    pub fn new() -> Result<Self, BuildError> {
-        let wait = Matcher::Full(QUEUE_WAIT.name.to_owned());
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(wait, &QUEUE_WAIT_BUCKETS)?
-            .build_recorder();
-        QUEUE_WAIT.describe(&recorder);
-        let handle = recorder.handle();
-        Ok(Self {
-            recorder: Arc::new(recorder),
-            handle,
-        })
-    }
-
-    /// Where to record the waiting times of a service: asked for once, not for each request.
-    #[must_use]
-    pub fn queue_wait(&self, service: &str) -> QueueWait {
-        let key = QUEUE_WAIT.key(&[service]);
-        QueueWait(self.recorder.register_histogram(&key, &METADATA))
-    }
-
-    /// Keeps what is held singly small, for as long as it is polled.
-    pub async fn keep_up(self) {
-        let mut ticks = interval(UPKEEP_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.handle.run_upkeep();
-        }
-    }
-
-    /// The answer to a scrape, in the Prometheus text format.
-    ///
-    /// Counters and gauges are made anew each time, so that nothing is told of a back-end that is
-    /// gone.
-    #[must_use]
-    pub fn render(&self, status: &Status) -> String {
-        let scrape = Scrape::new();
-        scrape.set_all(status);
-        let mut text = scrape.0.handle().render();
-        let waits = self.handle.render();
-        for line in waits.lines().filter(|line| is_told(line, status)) {
-            text.push_str(line);
-            text.push('\n');
-        }
-        write_times(&mut text, &RESPONSE, status, |backend| {
-            &backend.response_sizes
-        });
-        write_times(&mut text, &CONNECT, status, |backend| {
-            &backend.connect_sizes
-        });
-        text
-    }
-}
-
-/// Whether a line of the recorder is of a service that there is: it never forgets one.
-fn is_told(line: &str, status: &Status) -> bool {
-    let label = line.split_once("service=\"");
-    let name = label.and_then(|(_, rest)| rest.split_once('"'));
-    name.is_none_or(|(name, _)| status.services.iter().any(|one| one.name == name))
-}
-
-/// Writes a histogram that was counted by the program, which the recorder has no way to take up.
 fn write_times(
     text: &mut String,
     metric: &Metric,
     status: &Status,
     of: impl Fn(&BackendStatus) -> &TimesBySize,
 ) {
-    let name = metric.name;
-    formatting::write_help_line(text, name, None, None, metric.help);
-    formatting::write_type_line(text, name, None, None, "histogram");
+    let mut times = Histograms::begin(text, metric, &TIMES_BUCKETS);
     for service in &status.services {
         for backend in &service.backends {
-            let key = metric.key(&[&service.name, &backend.name]);
-            let labels = LabelSet::from_key_and_global(&key, &Default::default());
-            let times = of(backend);
-            let mut line = |suffix, bound: Option<&str>, value: f64| {
-                let bound = bound.map(|bound| ("le", bound));
-                formatting::write_metric_line(
-                    text,
-                    name,
-                    Some(suffix),
-                    &labels,
-                    bound,
-                    value,
-                    None,
-                );
-            };
-            for (bound, count) in TIMES_BUCKETS.iter().zip(&times.at_most) {
-                line("bucket", Some(&bound.to_string()), *count as f64);
-            }
-            line("bucket", Some("+Inf"), times.count as f64);
-            line("sum", None, times.sum_seconds);
-            line("count", None, times.count as f64);
+            times.write(&[&service.name, &backend.name], of(backend));
         }
+    }
+}
+
+/// Histograms of one metric; what they tell is counted elsewhere, which the recorder has no way to
+/// take up.
+struct Histograms<'a> {
+    text: &'a mut String,
+    metric: &'a Metric,
+    bounds: &'a [f64],
+}
+
+impl<'a> Histograms<'a> {
+    fn begin(text: &'a mut String, metric: &'a Metric, bounds: &'a [f64]) -> Self {
+        formatting::write_help_line(text, metric.name, None, None, metric.help);
+        formatting::write_type_line(text, metric.name, None, None, "histogram");
+        Self {
+            text,
+            metric,
+            bounds,
+        }
+    }
+
+    fn write(&mut self, values: &[&str], times: &TimesBySize) {
+        let key = self.metric.key(values);
+        let labels = LabelSet::from_key_and_global(&key, &Default::default());
+        let name = self.metric.name;
+        let mut line = |suffix, bound: Option<&str>, value: f64| {
+            let bound = bound.map(|bound| ("le", bound));
+            formatting::write_metric_line(
+                self.text,
+                name,
+                Some(suffix),
+                &labels,
+                bound,
+                value,
+                None,
+            );
+        };
+        for (bound, count) in self.bounds.iter().zip(&times.at_most) {
+            line("bucket", Some(&bound.to_string()), *count as f64);
+        }
+        line("bucket", Some("+Inf"), times.count as f64);
+        line("sum", None, times.sum_seconds);
+        line("count", None, times.count as f64);
     }
 }
 
@@ -315,9 +265,7 @@ impl Scrape {
     fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         for metric in METRICS {
-            if metric.kind != MetricKind::Histogram {
-                metric.describe(&recorder);
-            }
+            metric.describe(&recorder);
         }
         Self(recorder)
     }
@@ -448,7 +396,7 @@ impl MetricsServer {
     }
 
     /// Serves `GET /metrics` and the status page until it is dropped.
-    pub async fn serve<C: Control>(self, telemetry: Telemetry, control: C) {
+    pub async fn serve<C: Control>(self, control: C) {
         let router = Router::new()
             .route("/metrics", get(scrape::<C>))
             .merge(page::router(control.history().clone()))
@@ -456,16 +404,16 @@ impl MetricsServer {
                 let told = "metrics are at /metrics, the status page is at /\n";
                 (StatusCode::NOT_FOUND, told)
             })
-            .with_state((telemetry, control));
+            .with_state(control);
         serve(self.0, router).await;
     }
 }
 
-async fn scrape<C: Control>(State((telemetry, control)): State<(Telemetry, C)>) -> Response {
+async fn scrape<C: Control>(State(control): State<C>) -> Response {
     match control.status().await {
         Ok(status) => {
             let kind = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], telemetry.render(&status)).into_response()
+            ([(header::CONTENT_TYPE, kind)], render(&status)).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
     }

@@ -2,6 +2,9 @@
 
 use std::process::{Command, Output};
 
+use clap::CommandFactory;
+use dispatcher_user::cli::Cli;
+
 /// Runs `dispatcher` in the package's directory, without any of its environment variables.
 fn dispatcher(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let inherited = std::env::vars().filter(|(name, _)| {
@@ -146,18 +149,16 @@ fn the_manual_and_the_completions_know_every_command() {
     assert_eq!(code, Some(0));
     let (code, bash, _) = outcome(&["completions", "bash"], &[]);
     assert_eq!(code, Some(0));
-    for command in [
-        "run",
-        "check",
-        "status",
-        "flows",
-        "queue",
-        "unload",
-        "completions",
-        "man",
-    ] {
+    let commands = Cli::command();
+    assert!(commands.get_subcommands().count() > 10);
+    for command in commands.get_subcommands() {
+        let command = command.get_name();
         let section = format!(".SH {}\n", command.to_uppercase());
-        assert!(man.contains(&section), "{command} in man");
+        let (_, told) = man.split_once(&section).expect(command);
+        let told = told.split(".SH ").next().unwrap_or_default();
+        let examples = told.split_once(".SS EXAMPLES\n.nf\n").expect(command).1;
+        let example = format!("dispatcher {command}");
+        assert!(examples.contains(&example), "{command}: {examples}");
         assert!(
             bash.contains(&format!("dispatcher__subcmd__{command}")),
             "{command} in bash"

@@ -195,11 +195,25 @@ impl<'lab> Daemon<'lab> {
 
     /// The most memory that it ever had, bytes.
     pub fn memory_peak(&self) -> Result<u64> {
+        self.kernel_tells("VmHWM:")
+    }
+
+    /// The memory that it has now, bytes.
+    pub fn memory(&self) -> Result<u64> {
+        self.kernel_tells("VmRSS:")
+    }
+
+    fn kernel_tells(&self, what: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.context("no VmHWM")?.trim().parse()?;
+        let kib: u64 = kib.with_context(|| format!("no {what}"))?.trim().parse()?;
         Ok(kib << 10)
+    }
+
+    /// Descriptors that it has open.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
     }
 
     /// Sends it a signal that it outlives.

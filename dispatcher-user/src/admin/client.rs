@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
     BackendDone, BackendOrder, CeilingDone, CeilingOrder, ErrorBody, FlowQuery, QueueQuery,
@@ -23,6 +23,8 @@ use crate::history::{HistoryList, HistoryQuery};
 
 /// How long an answer may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// Time between two tries while too many others wait.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 /// Most bytes of an answer: [`LIST_LIMIT_MAX`](super::LIST_LIMIT_MAX) rows of the longest names.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
@@ -230,13 +232,13 @@ impl Client {
         request: request::Builder,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|cause| ClientError::NoDaemon {
-                    socket: self.socket.clone(),
-                    cause,
-                })?;
+        let stream = self
+            .connect()
+            .await
+            .map_err(|cause| ClientError::NoDaemon {
+                socket: self.socket.clone(),
+                cause,
+            })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.no_answer(&error))?;
@@ -257,6 +259,18 @@ impl Client {
             .map_err(|error| self.no_answer(&error))?;
         driver.abort();
         Ok((status, body.to_bytes()))
+    }
+
+    /// While the daemon's backlog is full, it is tried again.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sleep(BACKLOG_PAUSE).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     fn no_answer(&self, reason: &dyn ToString) -> ClientError {

@@ -15,7 +15,7 @@ use crate::status::{
     FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
     SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
-use crate::telemetry::TIMES_BUCKETS;
+use crate::telemetry::{QUEUE_WAIT_BUCKETS, TIMES_BUCKETS};
 
 pub(crate) const FLOWS: usize = 5;
 pub(crate) const QUEUED: usize = 3;
@@ -156,6 +156,11 @@ pub(crate) fn status() -> Status {
                     p50: Some(40),
                     p99: Some(180),
                     max: None,
+                },
+                wait_sizes: TimesBySize {
+                    at_most: (1..=QUEUE_WAIT_BUCKETS.len() as u64).collect(),
+                    count: 60,
+                    sum_seconds: 61.5,
                 },
             },
             requests: Requests {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,9 +19,6 @@ use super::{
 use crate::config::ConfigError;
 use crate::history::{HistoryList, HistoryQuery};
 use crate::status::{BackendStatus, FlowList, QueueList, Status};
-
-/// Most bytes of a request's body; a longer one is answered 413.
-const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// The admin socket, bound.
 #[derive(Debug)]
@@ -62,7 +59,6 @@ fn router<C: Control>(control: C) -> Router {
         .route("/v1/history", get(history::<C>))
         .route("/v1/backend", post(backend::<C>))
         .route("/v1/reload", post(reload::<C>))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .with_state(control)

@@ -18,8 +18,9 @@ use tokio::net::UnixListener;
 
 /// Root and the group of the socket's owner.
 const SOCKET_MODE: u32 = 0o660;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
+/// Connections that wait to be accepted: who comes when it is full is told so at once, and the
+/// commands try again.
+const BACKLOG: i32 = 1024;
 
 /// Removes the file when the daemon stops, unless another has taken its place.
 #[derive(Debug)]

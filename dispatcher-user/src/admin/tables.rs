@@ -1,70 +1,158 @@
 //! What the commands print for people: aligned columns of the facts that JSON has in full.
 
-use std::time::Duration;
-
-use humantime::format_duration;
-
-use crate::status::{BackendStatus, CeilingMove, FlowRow, QueueRow, ServiceStatus, Status};
+use crate::human::{Tone, View, painted, size, time};
+use crate::status::{
+    BackendState, BackendStatus, CeilingMove, FlowRow, QueueRow, ServiceStatus, Status,
+};
 
 /// Spaces between columns.
 const GAP: usize = 2;
+/// Characters to which names are cut before columns are left out.
+const NAME_FAIR: usize = 20;
+/// Characters to which names and addresses are cut at most.
+const NAME_SHORTEST: usize = 8;
 
-/// How a column stands.
-#[derive(Clone, Copy)]
-enum Align {
-    Left,
-    Right,
+/// A column of a table.
+struct Column {
+    title: &'static str,
+    kind: Kind,
+    /// Where it is too narrow, the column with the highest number goes first; those with 0 stay.
+    goes: u8,
 }
 
-use Align::{Left, Right};
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It may be cut.
+    Name,
+    /// It may be cut as a last resort.
+    Address,
+    /// One of a few words.
+    Word,
+    /// Never cut.
+    Number,
+}
 
-/// Aligns rows under a head; the last column is not padded.
-fn aligned<const N: usize>(head: [(&str, Align); N], rows: &[[String; N]], indent: &str) -> String {
-    let mut widths = head.map(|(title, _)| title.chars().count());
+use Kind::{Address, Name, Number, Word};
+
+const fn column(title: &'static str, kind: Kind, goes: u8) -> Column {
+    Column { title, kind, goes }
+}
+
+/// What stands in a row and a column.
+struct Cell(String, Tone);
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self(text, Tone::Plain)
+    }
+}
+
+/// Aligns rows under a head, within the width of the view if that can be; the last column is not
+/// padded.
+fn aligned<const N: usize>(
+    columns: &[Column; N],
+    rows: &[[Cell; N]],
+    indent: &str,
+    view: View,
+) -> String {
+    let mut widths: Vec<_> = columns
+        .iter()
+        .map(|one| one.title.chars().count())
+        .collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.0.chars().count());
         }
     }
-    let titles = head.map(|(title, _)| title.to_owned());
+    let shown = fit(columns, &mut widths, indent.len(), view);
+    let titles = columns
+        .each_ref()
+        .map(|one| Cell::from(one.title.to_owned()));
     let mut text = String::new();
     for row in std::iter::once(&titles).chain(rows) {
-        let mut line = indent.to_owned();
-        for (index, cell) in row.iter().enumerate() {
-            let width = widths[index];
-            match head[index].1 {
-                Left => line.push_str(&format!("{cell:<width$}")),
-                Right => line.push_str(&format!("{cell:>width$}")),
+        text.push_str(indent);
+        for (place, &at) in shown.iter().enumerate() {
+            let Cell(words, tone) = &row[at];
+            let words = shortened(words, widths[at]);
+            let blank = " ".repeat(widths[at] - words.chars().count());
+            let is_last = place + 1 == shown.len();
+            let words = painted(&words, *tone, view.colour);
+            match columns[at].kind {
+                Number => text.push_str(&format!("{blank}{words}")),
+                Name | Address | Word if is_last => text.push_str(&words),
+                Name | Address | Word => text.push_str(&format!("{words}{blank}")),
             }
-            line.push_str(&" ".repeat(GAP));
+            if !is_last {
+                text.push_str(&" ".repeat(GAP));
+            }
         }
-        text.push_str(line.trim_end());
         text.push('\n');
     }
     text
 }
 
-/// A duration without the decimals that nobody reads.
-fn rounded(seconds: f64) -> String {
-    let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    if duration < Duration::from_secs(10) {
-        return format!("{:.1}s", duration.as_secs_f64());
+/// Which columns are shown: long names are cut, then columns are left out, then names are cut more.
+fn fit(columns: &[Column], widths: &mut [usize], indent: usize, view: View) -> Vec<usize> {
+    let mut shown: Vec<_> = (0..columns.len()).collect();
+    let Some(width) = view.width else {
+        return shown;
+    };
+    let over = |shown: &[usize], widths: &[usize]| {
+        let used: usize = shown.iter().map(|&at| widths[at] + GAP).sum();
+        (indent + used).saturating_sub(GAP + width)
+    };
+    let cut = |shown: &[usize], widths: &mut [usize], kinds: &[Kind], least: usize| {
+        while over(shown, widths) > 0 {
+            let names = shown.iter().copied();
+            let longest = names
+                .filter(|&at| kinds.contains(&columns[at].kind))
+                .max_by_key(|&at| widths[at]);
+            match longest.filter(|&at| widths[at] > least.max(columns[at].title.len())) {
+                Some(longest) => widths[longest] -= 1,
+                None => break,
+            }
+        }
+    };
+    cut(&shown, widths, &[Name], NAME_FAIR);
+    while over(&shown, widths) > 0 {
+        let first = shown.iter().copied().max_by_key(|&at| columns[at].goes);
+        match first.filter(|&at| columns[at].goes > 0) {
+            Some(first) => shown.retain(|&at| at != first),
+            None => break,
+        }
     }
-    let whole = format_duration(Duration::from_secs(duration.as_secs())).to_string();
-    whole.replace(' ', "")
+    cut(&shown, widths, &[Name, Address], NAME_SHORTEST);
+    shown
 }
 
-fn milliseconds(value: Option<u64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value} ms"))
+/// At most so many characters; what is cut shows.
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept = text.chars().take(width.saturating_sub(1));
+    kept.chain(['…']).collect()
+}
+
+fn time_of_ms(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| time(ms / 1000.0))
+}
+
+/// Of whole milliseconds no parts are told.
+fn wait_of(ms: Option<u64>) -> String {
+    match ms {
+        Some(ms @ 0..1000) => format!("{ms} ms"),
+        ms => time_of_ms(ms.map(|ms| ms as f64)),
+    }
 }
 
 /// The output of `status`.
 #[must_use]
-pub fn status_tables(status: &Status) -> String {
+pub fn status_tables(status: &Status, view: View) -> String {
     let mut text = format!(
         "dispatcher {}, up {}, attached {}, flows {} of {}\n",
         status.version,
-        rounded(status.uptime_seconds),
+        time(status.uptime_seconds),
         status.attach_mode.label(),
         status.flows.used,
         status.flows.capacity,
@@ -76,7 +164,9 @@ pub fn status_tables(status: &Status) -> String {
         .map(|(reason, count)| format!("{reason} {count}"))
         .collect();
     if !dropped.is_empty() {
-        text.push_str(&format!("dropped: {}\n", dropped.join(", ")));
+        let line = format!("dropped: {}", dropped.join(", "));
+        text.push_str(&painted(&line, Tone::Notable, view.colour));
+        text.push('\n');
     }
     for group in &status.groups {
         text.push_str(&format!(
@@ -86,12 +176,12 @@ pub fn status_tables(status: &Status) -> String {
     }
     for service in &status.services {
         text.push('\n');
-        service_table(&mut text, service);
+        service_table(&mut text, service, view);
     }
     text
 }
 
-fn service_table(text: &mut String, service: &ServiceStatus) {
+fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
     let ServiceStatus {
         name,
         address,
@@ -103,13 +193,13 @@ fn service_table(text: &mut String, service: &ServiceStatus) {
     let lines = [
         format!("{name}  {address}"),
         format!(
-            "  queue     {} of {}, oldest {} ms; waited p50 {}, p99 {}, max {}",
+            "  queue     {} of {}, oldest {}; waited p50 {}, p99 {}, max {}",
             queue.depth,
             queue.capacity,
-            queue.oldest_wait_ms,
-            milliseconds(wait.p50),
-            milliseconds(wait.p99),
-            milliseconds(wait.max),
+            wait_of(Some(queue.oldest_wait_ms)),
+            wait_of(wait.p50),
+            wait_of(wait.p99),
+            wait_of(wait.max),
         ),
         format!(
             "  requests  {} received: {} admitted, {} refused, {} expired, {} abandoned, {} queued",
@@ -125,21 +215,21 @@ fn service_table(text: &mut String, service: &ServiceStatus) {
         text.push_str(&line);
         text.push('\n');
     }
-    let head = [
-        ("back-end", Left),
-        ("address", Left),
-        ("state", Left),
-        ("active", Right),
-        ("half-open", Right),
-        ("most", Right),
-        ("ceiling", Right),
-        ("capacity", Right),
-        ("conn/s", Right),
-        ("p50 ms", Right),
-        ("p99 ms", Right),
+    let columns = [
+        column("back-end", Name, 0),
+        column("address", Address, 4),
+        column("state", Word, 0),
+        column("active", Number, 0),
+        column("half-open", Number, 5),
+        column("most", Number, 6),
+        column("ceiling", Number, 0),
+        column("capacity", Number, 7),
+        column("conn/s", Number, 1),
+        column("p50", Number, 3),
+        column("p99", Number, 2),
     ];
     let rows: Vec<_> = service.backends.iter().map(backend_row).collect();
-    text.push_str(&aligned(head, &rows, "  "));
+    text.push_str(&aligned(&columns, &rows, "  ", view));
     for backend in &service.backends {
         ceiling_line(text, backend);
     }
@@ -159,7 +249,7 @@ fn ceiling_line(text: &mut String, backend: &BackendStatus) {
         ..
     }) = &backend.moved
     {
-        let ago = rounded(*seconds_ago);
+        let ago = time(*seconds_ago);
         told.push(format!("ceiling {from} to {to} {ago} ago: {why}"));
     }
     if let Some(suggested) = &backend.suggested {
@@ -170,38 +260,45 @@ fn ceiling_line(text: &mut String, backend: &BackendStatus) {
     }
 }
 
-fn backend_row(backend: &BackendStatus) -> [String; 11] {
-    let one_decimal =
-        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
+fn backend_row(backend: &BackendStatus) -> [Cell; 11] {
+    let state = match backend.state {
+        BackendState::Up => Tone::Good,
+        BackendState::Down => Tone::Bad,
+        BackendState::Draining | BackendState::Disabled => Tone::Notable,
+    };
+    let is_full = backend.active + backend.half_open >= backend.ceiling;
+    let held = if is_full { Tone::Notable } else { Tone::Plain };
+    let rate = backend.rate.connections;
     [
-        backend.name.clone(),
-        backend.address.to_string(),
-        backend.state.label().to_owned(),
-        backend.active.to_string(),
-        backend.half_open.to_string(),
-        backend.active_max.to_string(),
-        backend.ceiling.to_string(),
-        backend.capacity.to_string(),
-        one_decimal(backend.rate.connections),
-        one_decimal(backend.response_ms.p50),
-        one_decimal(backend.response_ms.p99),
+        backend.name.clone().into(),
+        backend.address.to_string().into(),
+        Cell(backend.state.label().to_owned(), state),
+        Cell(backend.active.to_string(), held),
+        backend.half_open.to_string().into(),
+        backend.active_max.to_string().into(),
+        Cell(backend.ceiling.to_string(), held),
+        backend.capacity.to_string().into(),
+        rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"))
+            .into(),
+        time_of_ms(backend.response_ms.p50).into(),
+        time_of_ms(backend.response_ms.p99).into(),
     ]
 }
 
 /// The output of `flows`.
 #[must_use]
-pub fn flow_table(flows: &[FlowRow]) -> String {
-    let head = [
-        ("service", Left),
-        ("back-end", Left),
-        ("client", Left),
-        ("state", Left),
-        ("pkts in", Right),
-        ("pkts out", Right),
-        ("bytes in", Right),
-        ("bytes out", Right),
-        ("age", Right),
-        ("idle", Right),
+pub fn flow_table(flows: &[FlowRow], view: View) -> String {
+    let columns = [
+        column("service", Name, 1),
+        column("back-end", Name, 0),
+        column("client", Address, 0),
+        column("state", Word, 0),
+        column("pkts in", Number, 6),
+        column("pkts out", Number, 5),
+        column("bytes in", Number, 4),
+        column("bytes out", Number, 3),
+        column("age", Number, 0),
+        column("idle", Number, 2),
     ];
     let row = |flow: &FlowRow| {
         [
@@ -211,33 +308,45 @@ pub fn flow_table(flows: &[FlowRow]) -> String {
             flow.state.label().to_owned(),
             flow.packets_in.to_string(),
             flow.packets_out.to_string(),
-            flow.bytes_in.to_string(),
-            flow.bytes_out.to_string(),
-            rounded(flow.age_seconds),
-            rounded(flow.idle_seconds),
+            size(flow.bytes_in),
+            size(flow.bytes_out),
+            time(flow.age_seconds),
+            time(flow.idle_seconds),
         ]
+        .map(Cell::from)
     };
-    aligned(head, &flows.iter().map(row).collect::<Vec<_>>(), "")
+    aligned(
+        &columns,
+        &flows.iter().map(row).collect::<Vec<_>>(),
+        "",
+        view,
+    )
 }
 
 /// The output of `queue`.
 #[must_use]
-pub fn queue_table(queue: &[QueueRow]) -> String {
-    let head = [
-        ("service", Left),
-        ("position", Right),
-        ("client", Left),
-        ("waited", Right),
-        ("retransmissions", Right),
+pub fn queue_table(queue: &[QueueRow], view: View) -> String {
+    let columns = [
+        column("service", Name, 1),
+        column("position", Number, 2),
+        column("client", Address, 0),
+        column("waited", Number, 0),
+        column("retransmissions", Number, 3),
     ];
     let row = |request: &QueueRow| {
         [
             request.service.clone(),
             request.position.to_string(),
             request.client.to_string(),
-            format!("{} ms", request.waited_ms),
+            wait_of(Some(request.waited_ms)),
             request.retransmissions.to_string(),
         ]
+        .map(Cell::from)
     };
-    aligned(head, &queue.iter().map(row).collect::<Vec<_>>(), "")
+    aligned(
+        &columns,
+        &queue.iter().map(row).collect::<Vec<_>>(),
+        "",
+        view,
+    )
 }

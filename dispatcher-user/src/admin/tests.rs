@@ -18,6 +18,7 @@ use super::{
     AdminServer, BackendAction, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
     QueueQuery, flow_table, http, queue_table, status_tables,
 };
+use crate::human::View;
 use crate::status::{BackendState, Status, TimesBySize};
 
 /// A directory of this test's own, removed at the end.
@@ -130,7 +131,9 @@ async fn the_status_has_the_names_that_users_rely_on() {
 /// The status without what JSON does not tell.
 fn as_told() -> Status {
     let mut status = fake::status();
-    let backend = &mut status.services[0].backends[0];
+    let service = &mut status.services[0];
+    service.queue.wait_sizes = TimesBySize::default();
+    let backend = &mut service.backends[0];
     backend.response_sizes = TimesBySize::default();
     backend.connect_sizes = TimesBySize::default();
     status
@@ -320,7 +323,7 @@ async fn an_order_that_is_none_is_told_what_is_wrong() {
             "422",
             "invalid value",
         ),
-        (format!("{:20000}", ""), "413", "length limit exceeded"),
+        (format!("{:20000}", ""), "413", "longer than 16384 bytes"),
     ] {
         let request = format!(
             "POST /v1/ceiling HTTP/1.1\r\nhost: d\r\ncontent-type: application/json\r\n\
@@ -397,22 +400,29 @@ async fn a_request_without_end_is_refused() {
 }
 
 #[tokio::test]
-async fn more_connections_than_the_bound_wait_for_their_turn() {
+async fn who_asks_nothing_gives_way_to_who_waits() {
     let running = Running::start();
-    let mut idle = Vec::new();
-    for _ in 0..http::CONNECTIONS_MAX {
-        idle.push(running.connect().await);
+    let mut silent = Vec::new();
+    // All places twice over.
+    for i in 0..2 * http::CONNECTIONS_MAX {
+        let mut stream = running.connect().await;
+        if i % 2 == 0 {
+            // Half a request is none.
+            let head = b"POST /v1/ceiling HTTP/1.1\r\nhost: d\r\ncontent-length: 9\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+        }
+        silent.push(stream);
     }
-    let client = running.client();
-    let mut status = Box::pin(client.status());
-    let early = timeout(Duration::from_millis(100), &mut status).await;
-    assert!(
-        early.is_err(),
-        "answered beside {} others",
-        http::CONNECTIONS_MAX
-    );
-    idle.pop();
-    assert_eq!(status.await.unwrap().value, as_told());
+    let status = timeout(Duration::from_secs(5), running.client().status()).await;
+    assert_eq!(status.unwrap().unwrap().value, as_told());
+    // The first were cut; the last are still listened to.
+    assert_eq!(silent[0].read(&mut [0]).await.unwrap(), 0);
+    let last = silent.last_mut().unwrap();
+    let request = b"GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n";
+    last.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 }
 
 #[tokio::test]
@@ -518,37 +528,105 @@ async fn a_socket_that_another_put_in_its_place_is_left_alone() {
 
 #[test]
 fn tables_are_aligned() {
+    let view = View::default();
     assert_eq!(
-        status_tables(&fake::status()),
+        status_tables(&fake::status(), view),
         "\
-dispatcher 0.1.0, up 12s, attached native, flows 12 of 262144
+dispatcher 0.1.0, up 12 s, attached native, flows 12 of 262144
 dropped: no_flow 7
 group db: 32 of 100 connections, most 40
 
 web  192.0.2.10:80
   queue     3 of 1024, oldest 120 ms; waited p50 40 ms, p99 180 ms, max -
   requests  100 received: 60 admitted, 20 refused, 10 expired, 7 abandoned, 3 queued
-  back-end  address         state  active  half-open  most  ceiling  capacity  conn/s  p50 ms  \
-p99 ms
-  web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0     3.9     \
-9.0
-  web-1: ceiling 30 to 32 3.0s ago: queue 12.3 > 1; suggested 28
+  back-end  address         state  active  half-open  most  ceiling  capacity  conn/s     p50     \
+p99
+  web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0  3.9 ms  \
+9.0 ms
+  web-1: ceiling 30 to 32 3.0 s ago: queue 12.3 > 1; suggested 28
 "
     );
     assert_eq!(
-        flow_table(&[fake::flow(1)]),
+        flow_table(&[fake::flow(1)], view),
         "\
-service  back-end  client              state      pkts in  pkts out  bytes in  bytes out    age  \
+service  back-end  client              state      pkts in  pkts out  bytes in  bytes out    age    \
 idle
-web      web-1     198.51.100.1:40000  half_open       10        20      1000      20000  1m15s  \
-0.2s
+web      web-1     198.51.100.1:40000  half_open       10        20    1000 B   19.5 KiB  1m15s  \
+250 ms
 "
     );
     assert_eq!(
-        queue_table(&[fake::queued(1)]),
+        queue_table(&[fake::queued(1)], view),
         "\
-service  position  client                waited  retransmissions
-web             1  [2001:db8::1]:40000  1499 ms                1
+service  position  client               waited  retransmissions
+web             1  [2001:db8::1]:40000   1.5 s                1
 "
     );
+}
+
+fn within(width: usize) -> View {
+    View {
+        width: Some(width),
+        colour: false,
+    }
+}
+
+#[test]
+fn tables_fit_the_terminal_and_cut_no_number() {
+    let mut status = fake::status();
+    let backend = &mut status.services[0].backends[0];
+    backend.name = "web-with-a-name-of-many-characters".to_owned();
+    backend.active = 123_456;
+    let table = |width| {
+        let text = status_tables(&status, within(width));
+        let lines = text
+            .lines()
+            .skip_while(|line| !line.starts_with("  back-end"));
+        lines.take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for width in 45..140 {
+        let lines = table(width);
+        for line in &lines {
+            assert!(line.chars().count() <= width, "{width}: {line}");
+        }
+        for told in ["up", "123456", "32"] {
+            assert!(lines[1].contains(told), "{width}: {}", lines[1]);
+        }
+    }
+    assert_eq!(
+        table(50),
+        [
+            "  back-end              state  active  ceiling",
+            "  web-with-a-name-of-…  up     123456       32",
+        ]
+        .map(str::to_owned)
+    );
+    let narrow = flow_table(&[fake::flow(1)], within(60));
+    assert_eq!(
+        narrow,
+        "\
+service  back-end  client              state        age
+web      web-1     198.51.100.1:40000  half_open  1m15s
+"
+    );
+}
+
+#[test]
+fn colour_tells_states_full_back_ends_and_drops() {
+    let mut status = fake::status();
+    let view = View {
+        width: None,
+        colour: true,
+    };
+    let text = status_tables(&status, view);
+    for coloured in [
+        "\x1b[33mdropped: no_flow 7\x1b[0m",
+        "\x1b[32mup\x1b[0m",
+        "\x1b[33m32\x1b[0m",
+    ] {
+        assert!(text.contains(coloured), "{text:?}");
+    }
+    status.services[0].backends[0].state = BackendState::Down;
+    let text = status_tables(&status, view);
+    assert!(text.contains("\x1b[1;31mdown\x1b[0m"), "{text:?}");
 }

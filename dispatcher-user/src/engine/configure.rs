@@ -220,13 +220,11 @@ impl Engine {
                     address: service.address,
                     backends: Vec::new(),
                     waits: Waits::new(now),
-                    waits_metric: self.telemetry.queue_wait(&service.name),
                 }),
             };
             let Some(mut info) = info else { continue };
             if *info.name != *service.name {
                 info.name = service.name.as_str().into();
-                info.waits_metric = self.telemetry.queue_wait(&service.name);
             }
             let left = std::mem::take(&mut info.backends);
             for (backend, fate) in service.backends.iter().zip(fates) {

@@ -150,7 +150,6 @@ impl Engine {
         let place = self.places.get(service.0 as usize);
         if let Some(info) = place.and_then(|at| self.services.get_mut(*at)) {
             info.waits.record(now, waited);
-            info.waits_metric.record(waited);
         }
     }
 

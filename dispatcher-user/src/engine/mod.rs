@@ -36,7 +36,6 @@ use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
 use crate::config::Unattended;
 use crate::datapath::{AttachedMode, Datapath};
 use crate::network::{NetworkView, Way};
-use crate::telemetry::{self, Telemetry};
 
 pub use configure::{Enrolled, Roster, Since};
 pub use handle::{Adjustment, Handle};
@@ -65,8 +64,6 @@ struct ServiceInfo {
     address: SocketAddr,
     backends: Vec<BackendInfo>,
     waits: Waits,
-    /// The same waits, for the metrics.
-    waits_metric: telemetry::QueueWait,
 }
 
 /// A group as it is called.
@@ -102,7 +99,6 @@ struct Engine {
     any_leaving: bool,
     /// What everybody else reads names from.
     names: watch::Sender<Arc<Names>>,
-    telemetry: Telemetry,
     by_key: HashMap<ServiceKey, ServiceId, RandomState>,
     /// Where each back-end is and the way to it, by [`BackendId`].
     backends: Vec<BackendWay>,

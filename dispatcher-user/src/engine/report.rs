@@ -100,6 +100,7 @@ impl Engine {
             capacity: u64::from(view.settings.queue_capacity),
             oldest_wait_ms: u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
             wait_ms,
+            wait_sizes: info.waits.sizes().clone(),
         };
         let counters = view.counters;
         let requests = Requests {

@@ -21,7 +21,6 @@ use crate::admission::Admission;
 use crate::config::{self, Config};
 use crate::datapath::{self, AttachedMode, Datapath, DatapathConfig, Meters};
 use crate::network::{Network, NetworkView};
-use crate::telemetry::Telemetry;
 use crate::xsk::XskMode;
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
@@ -77,14 +76,14 @@ type Views = watch::Receiver<Arc<NetworkView>>;
 /// # Errors
 ///
 /// When something of that fails; nothing is attached then that was not before.
-pub async fn start(config: &Config, telemetry: &Telemetry) -> Result<Started> {
+pub async fn start(config: &Config) -> Result<Started> {
     let Opened {
         engine,
         roster,
         handle,
         network,
         views,
-    } = open(config, telemetry).await?;
+    } = open(config).await?;
     let (running, ended) = oneshot::channel::<()>();
     let attached = engine.attached.context("nothing is attached")?;
     let meters = engine.datapath.meters()?;
@@ -121,7 +120,7 @@ struct Opened {
 }
 
 /// Opens everything and attaches last. What a failed start has pinned is removed.
-async fn open(config: &Config, telemetry: &Telemetry) -> Result<Opened> {
+async fn open(config: &Config) -> Result<Opened> {
     let dataplane = &config.dataplane;
     // First, because another dispatcher on the same interfaces shows here.
     let sockets = Sockets::open(&dataplane.interfaces, xsk_mode(dataplane.xsk_mode))?;
@@ -130,7 +129,7 @@ async fn open(config: &Config, telemetry: &Telemetry) -> Result<Opened> {
         flow_capacity: dataplane.flow_capacity,
     })?;
     let adopted = datapath.is_adopted();
-    match assemble(config, telemetry, sockets, datapath).await {
+    match assemble(config, sockets, datapath).await {
         Ok(started) => Ok(started),
         Err(error) => {
             if !adopted {
@@ -141,12 +140,7 @@ async fn open(config: &Config, telemetry: &Telemetry) -> Result<Opened> {
     }
 }
 
-async fn assemble(
-    config: &Config,
-    telemetry: &Telemetry,
-    sockets: Sockets,
-    mut datapath: Datapath,
-) -> Result<Opened> {
+async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> Result<Opened> {
     let last_generation = if datapath.is_adopted() {
         datapath.network_generation()
     } else {
@@ -176,7 +170,6 @@ async fn assemble(
         backends: Vec::new(),
         any_leaving: false,
         names,
-        telemetry: telemetry.clone(),
         control,
         install_refused: None,
         install_refusals: Default::default(),

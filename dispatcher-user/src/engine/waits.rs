@@ -1,11 +1,13 @@
-//! How long requests waited that were admitted from a queue: quantiles over the last minutes.
+//! How long requests waited that were admitted from a queue: quantiles over the last minutes, and
+//! counts by size since the service came.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use crate::admission::Time;
-use crate::status::WaitMs;
+use crate::status::{TimesBySize, WaitMs};
+use crate::telemetry::QUEUE_WAIT_BUCKETS;
 
 /// Each half of the window; what is shown covers the current half and the one before.
 const HALF: Duration = Duration::from_secs(60);
@@ -18,6 +20,7 @@ pub struct Waits {
     current: Histogram<u32>,
     previous: Histogram<u32>,
     since: Time,
+    sizes: TimesBySize,
 }
 
 impl Waits {
@@ -33,6 +36,10 @@ impl Waits {
             current: empty(),
             previous: empty(),
             since: now,
+            sizes: TimesBySize {
+                at_most: vec![0; QUEUE_WAIT_BUCKETS.len()],
+                ..TimesBySize::default()
+            },
         }
     }
 
@@ -41,6 +48,18 @@ impl Waits {
         self.turn(now);
         self.current
             .saturating_record(u64::try_from(waited.as_millis()).unwrap_or(LONGEST_MS));
+        let seconds = waited.as_secs_f64();
+        for (bound, count) in QUEUE_WAIT_BUCKETS.iter().zip(&mut self.sizes.at_most) {
+            *count += u64::from(seconds <= *bound);
+        }
+        self.sizes.count += 1;
+        self.sizes.sum_seconds += seconds;
+    }
+
+    /// All of them by size.
+    #[must_use]
+    pub const fn sizes(&self) -> &TimesBySize {
+        &self.sizes
     }
 
     /// Quantiles of the last one to two minutes.
@@ -100,5 +119,16 @@ mod tests {
             "the half before still counts"
         );
         assert_eq!(waits.quantiles(at(122)), WaitMs::default());
+    }
+
+    #[test]
+    fn waits_are_counted_by_size_for_ever() {
+        let mut waits = Waits::new(at(0));
+        for (second, ms) in [(1, 1), (2, 2), (500, 700), (501, 60_000)] {
+            waits.record(at(second), Duration::from_millis(ms));
+        }
+        let sizes = waits.sizes();
+        assert_eq!(sizes.at_most, [1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3]);
+        assert_eq!((sizes.count, sizes.sum_seconds), (4, 60.703));
     }
 }

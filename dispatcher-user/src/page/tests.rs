@@ -13,7 +13,7 @@ use crate::admin::Control;
 use crate::admin::fake::{self, Fake};
 use crate::history::History;
 use crate::status::{BackendState, Status};
-use crate::telemetry::{MetricsServer, Telemetry};
+use crate::telemetry::MetricsServer;
 
 /// So many services of so many back-ends each, all with room.
 fn crowd(services: usize, backends: usize) -> Status {
@@ -170,7 +170,7 @@ async fn serving() -> (std::net::SocketAddr, History) {
     let address = server.local_addr().unwrap();
     let control = Fake::new();
     let history = control.history().clone();
-    tokio::spawn(server.serve(Telemetry::new().unwrap(), control));
+    tokio::spawn(server.serve(control));
     (address, history)
 }
 

@@ -10,6 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
 
 use super::model::{BackendPast, Link, Mode, Model, Past, Row, Sort, held, is_up};
+use crate::human::span;
 use crate::status::{BackendStatus, ServiceStatus, Status};
 
 /// Lines of what is told of the selected back-end.
@@ -559,19 +560,6 @@ fn decimal(value: Option<f64>) -> String {
         None => "-".to_owned(),
         Some(value) if value < 1000.0 => format!("{value:.1}"),
         Some(value) => format!("{value:.0}"),
-    }
-}
-
-/// Seconds as people say them.
-fn span(seconds: f64) -> String {
-    let whole = Duration::try_from_secs_f64(seconds)
-        .unwrap_or_default()
-        .as_secs();
-    match whole {
-        0..60 => format!("{whole}s"),
-        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
-        3600..86_400 => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
-        _ => format!("{}d{:02}h", whole / 86_400, whole % 86_400 / 3600),
     }
 }
 
