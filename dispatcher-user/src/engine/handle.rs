@@ -156,6 +156,13 @@ impl Handle {
         Ok(())
     }
 
+    /// Asks, and waits for room to do so.
+    async fn insist<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(message(answer)).await?;
+        answered.await.map_err(|_| anyhow!(STOPPING))
+    }
+
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         match self.send(message(answer)) {
@@ -200,13 +207,14 @@ impl Handle {
         self.ask(|answer| Message::Queue(filter, answer)).await
     }
 
-    /// What admission measured of a service since this was last asked.
+    /// What admission measured of a service since this was last asked. While too many ask, it
+    /// waits: ceilings must go on being moved.
     ///
     /// # Errors
     ///
-    /// As [`Self::status`].
+    /// When the thread is stopping.
     pub async fn window(&self, service: ServiceId) -> Result<Option<ServiceWindow>> {
-        self.ask(|answer| Message::Window(service, answer)).await
+        self.insist(|answer| Message::Window(service, answer)).await
     }
 
     /// Returns when the thread has answered, which costs it nothing. While too many ask, it waits.
@@ -215,9 +223,7 @@ impl Handle {
     ///
     /// When the thread is stopping.
     pub async fn answers(&self) -> Result<()> {
-        let (answer, answered) = oneshot::channel();
-        self.tell(Message::Alive(answer)).await?;
-        answered.await.map_err(|_| anyhow!(STOPPING))
+        self.insist(Message::Alive).await
     }
 
     /// Changes back-ends.
