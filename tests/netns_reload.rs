@@ -485,6 +485,8 @@ fn lasting(daemon: &Daemon) -> Value {
     let mut status = daemon.status().0;
     status["uptime_seconds"] = Value::Null;
     status["frames"] = Value::Null;
+    // The machines of the lab talk of their own accord (neighbours, multicast).
+    status["handled"]["passed"] = Value::Null;
     for service in status["services"].as_array_mut().unwrap() {
         for backend in service["backends"].as_array_mut().unwrap() {
             backend["rate"] = Value::Null;
