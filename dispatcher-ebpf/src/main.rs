@@ -23,6 +23,8 @@ mod egress;
 
 mod atomic;
 mod counters;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
@@ -39,7 +41,10 @@ use crate::pipeline::Verdict;
     reason = "the macro passes the context by value"
 )]
 pub fn dispatcher(ctx: XdpContext) -> u32 {
-    match pipeline::run(&ctx) {
+    let verdict = pipeline::run(&ctx);
+    #[cfg(feature = "log")]
+    log::tell(&ctx, &verdict);
+    match verdict {
         Verdict::Pass => {
             counters::count(Handled::Passed.counter());
             XDP_PASS

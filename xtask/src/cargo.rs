@@ -21,23 +21,43 @@ pub fn command(subcommand: &str) -> Command {
     command
 }
 
+/// How binaries are built; by default as developers want them.
+#[derive(Clone, Copy, Default)]
+pub struct Build {
+    /// With optimizations.
+    pub release: bool,
+    /// With a program that can tell what becomes of packets.
+    pub program_log: bool,
+}
+
+impl Build {
+    /// What users are given.
+    pub const RELEASE: Self = Self {
+        release: true,
+        program_log: false,
+    };
+}
+
 /// Builds binaries of the workspace and returns the paths of those named, in that order.
 ///
 /// All of them are built at once, always: with another selection of packages cargo would choose
 /// other features of the dependencies, and build those twice.
 pub fn build_binaries<const N: usize>(
     names: [&str; N],
-    release: bool,
+    build: Build,
     runner: Runner,
 ) -> Result<[PathBuf; N]> {
     let mut cargo = command("build");
     cargo.args(["--workspace", "--bins"]);
-    if release {
+    if build.release {
         cargo.arg("--release");
+    }
+    if build.program_log {
+        cargo.args(["--features", "dispatcher-user/program-log"]);
     }
     if runner.dry_run {
         runner.run(&mut cargo)?;
-        let profile = if release { "release" } else { "debug" };
+        let profile = if build.release { "release" } else { "debug" };
         return Ok(names.map(|name| bpf::target_directory().join(profile).join(name)));
     }
     cargo.arg("--message-format=json-render-diagnostics");

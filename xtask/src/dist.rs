@@ -76,7 +76,8 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
         None => {
-            let [dispatcher] = cargo::build_binaries(["dispatcher"], true, runner)?;
+            let [dispatcher] =
+                cargo::build_binaries(["dispatcher"], cargo::Build::RELEASE, runner)?;
             dispatcher
         }
     };

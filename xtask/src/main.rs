@@ -110,5 +110,6 @@ fn ci(runner: Runner) -> Result<()> {
     lint::run(runner)?;
     test::page_tools(runner)?;
     test::run_group(test::Group::All, &[], runner)?;
-    test::run_group(test::Group::Page, &[], runner)
+    test::run_group(test::Group::Page, &[], runner)?;
+    test::run_group(test::Group::Log, &[], runner)
 }

@@ -34,6 +34,8 @@ pub enum Group {
     Page,
     /// Long runs; not part of `all`.
     Soak,
+    /// What the program tells in the log, by a daemon that is built for it; not part of `all`.
+    Log,
     /// The package in a fresh Debian from the network, and promtool's judgement; not part of `all`.
     Dist,
     /// Unit, kernel and netns.
@@ -67,7 +69,7 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             setup::install_for("cargo xtask test dist", setup::packages::DIST, runner)?;
             privileged(group, arguments, runner)
         }
-        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Soak => {
+        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Log | Group::Soak => {
             privileged(group, arguments, runner)
         }
     }
@@ -98,8 +100,11 @@ fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()
         "package {TESTS_PACKAGE} has no test target of group {group:?}"
     );
     // What is packaged is what users are given.
-    let release = group == Group::Dist;
-    let [dispatcher] = cargo::build_binaries(["dispatcher"], release, runner)?;
+    let build = cargo::Build {
+        release: group == Group::Dist,
+        program_log: group == Group::Log,
+    };
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], build, runner)?;
     let mut cargo = cargo::command("test");
     cargo
         .args(["--workspace", "--no-fail-fast"])
@@ -135,6 +140,7 @@ fn belongs(target: &str, group: Group) -> bool {
         Group::Netns => &["netns_"],
         Group::Vm => &["vlan_devices"],
         Group::Page => &["page_"],
+        Group::Log => &["log_"],
         Group::Soak => &["soak_"],
         Group::Dist => &["dist_"],
         Group::Unit | Group::All => &[],
@@ -161,6 +167,7 @@ mod tests {
             Group::Netns,
             Group::Vm,
             Group::Page,
+            Group::Log,
             Group::Soak,
             Group::Dist,
         ];

@@ -9,6 +9,8 @@ mod inspect;
 mod link;
 mod meters;
 mod pins;
+#[cfg(feature = "program-log")]
+mod program_log;
 mod syscall;
 mod tables;
 
@@ -173,7 +175,11 @@ impl Datapath {
 
     fn load(config: &DatapathConfig, adopted: bool) -> Result<Self, DatapathError> {
         let entries = maps::flow_entries(config.flow_capacity);
+        #[cfg(feature = "program-log")]
+        let level = program_log::level();
         let mut loader = EbpfLoader::new();
+        #[cfg(feature = "program-log")]
+        program_log::set_level(&mut loader, &level);
         loader.map_max_entries(maps::FLOWS.name, entries);
         for spec in maps::ALL {
             loader.map_pin_path(spec.name, config.pin_path.join(spec.name));

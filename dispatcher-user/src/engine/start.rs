@@ -141,6 +141,8 @@ async fn open(config: &Config) -> Result<Opened> {
 }
 
 async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> Result<Opened> {
+    #[cfg(feature = "program-log")]
+    datapath.follow_program_log()?;
     let last_generation = if datapath.is_adopted() {
         datapath.network_generation()
     } else {
