@@ -55,6 +55,7 @@ const FILES: &[(&str, &str)] = &[
         "share/doc/dispatcher/examples/policies.toml",
     ),
     ("README.md", "share/doc/dispatcher/README.md"),
+    ("ARCHITECTURE.md", "share/doc/dispatcher/ARCHITECTURE.md"),
 ];
 
 /// Completions: the shell, and where it looks for them below `usr`.

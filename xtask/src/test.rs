@@ -34,6 +34,8 @@ pub enum Group {
     Page,
     /// Long runs; not part of `all`.
     Soak,
+    /// Draws the figures of the manual that take a daemon under load; not part of `all`.
+    Figures,
     /// What the program tells in the log, by a daemon that is built for it; not part of `all`.
     Log,
     /// The package in a fresh Debian from the network, and promtool's judgement; not part of `all`.
@@ -44,7 +46,7 @@ pub enum Group {
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
-    if options.group == Group::Page {
+    if matches!(options.group, Group::Page | Group::Figures) {
         page_tools(runner)?;
     }
     run_group(options.group, &options.arguments, runner)
@@ -69,9 +71,13 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             setup::install_for("cargo xtask test dist", setup::packages::DIST, runner)?;
             privileged(group, arguments, runner)
         }
-        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Log | Group::Soak => {
-            privileged(group, arguments, runner)
-        }
+        Group::Kernel
+        | Group::Netns
+        | Group::Vm
+        | Group::Page
+        | Group::Log
+        | Group::Figures
+        | Group::Soak => privileged(group, arguments, runner),
     }
 }
 
@@ -141,6 +147,7 @@ fn belongs(target: &str, group: Group) -> bool {
         Group::Vm => &["vlan_devices"],
         Group::Page => &["page_"],
         Group::Log => &["log_"],
+        Group::Figures => &["figure_"],
         Group::Soak => &["soak_"],
         Group::Dist => &["dist_"],
         Group::Unit | Group::All => &[],
@@ -168,6 +175,7 @@ mod tests {
             Group::Vm,
             Group::Page,
             Group::Log,
+            Group::Figures,
             Group::Soak,
             Group::Dist,
         ];

@@ -38,7 +38,7 @@ pub const WEIGHT_MAX: u32 = 1000;
 pub const INTERFACES_MAX: usize = 64;
 /// Most requests that wait for one service.
 pub const QUEUE_CAPACITY_MAX: u32 = 65_536;
-/// Most connections that the flow table can be made for: 1.75 GiB of kernel memory, at 448 bytes
+/// Most connections that the flow table can be made for: 1.63 GiB of kernel memory, at 416 bytes
 /// each.
 pub const FLOW_CAPACITY_MAX: u32 = 4_194_304;
 /// Least capacity of a back-end: a ceiling of 1 must stay below it.
