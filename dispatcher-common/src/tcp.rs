@@ -25,6 +25,9 @@ impl Phase {
     pub const BACKEND_FIN_ACKED: Self = Self(0x20);
     /// One side has reset the connection.
     pub const RESET: Self = Self(0x40);
+    /// The back-end has refused the SYN, and the client was not told: user space has the request
+    /// put back, for another back-end. Nothing else counts on such a flow but its client's RST.
+    pub const REFUSED: Self = Self(0x80);
 
     const STEADY: Self = Self(Self::ANSWERED.0 | Self::ESTABLISHED.0);
     const CLOSED: Self = Self(
@@ -76,14 +79,22 @@ impl Phase {
         self.has(Self::RESET) || self.has(Self::CLOSED)
     }
 
+    /// The back-end has refused the SYN, and user space has not acted yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refused(self) -> bool {
+        self.has(Self::REFUSED) && !self.is_ended()
+    }
+
     /// Whether user space acts on something that came since `before`: the handshake finished, the
-    /// first side closed, or the connection ended.
+    /// first side closed, the connection ended, or the back-end refused.
     #[inline(always)]
     #[must_use]
     pub const fn is_news_after(self, before: Self) -> bool {
         (self.is_established() && !before.is_established())
             || (self.is_closing() && !before.is_closing())
             || (self.is_ended() && !before.is_ended())
+            || (self.is_refused() && !before.is_refused())
     }
 
     const fn fin_of(direction: Direction) -> Self {
@@ -194,7 +205,9 @@ impl Track {
 /// Which bits a segment adds to `phase`, and what it makes of the track of its own direction.
 ///
 /// `own` is the direction of the segment, `peer` the other. A segment that neither side's receiver
-/// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4).
+/// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4). An RST
+/// that answers the SYN adds [`Phase::REFUSED`]; where nobody would put the request back, it is to
+/// count as [`Phase::RESET`].
 #[inline(always)]
 #[must_use]
 pub fn advance(
@@ -210,8 +223,16 @@ pub fn advance(
 
     if flags.any(TcpFlags::RST) {
         if reset_is_acceptable(phase, direction, segment, own, peer) {
-            bits = Phase::RESET;
+            let refuses = matches!(direction, Direction::Reply) && !phase.has(Phase::ANSWERED);
+            bits = if refuses {
+                Phase::REFUSED
+            } else {
+                Phase::RESET
+            };
         }
+        return (bits, track);
+    }
+    if phase.has(Phase::REFUSED) {
         return (bits, track);
     }
 

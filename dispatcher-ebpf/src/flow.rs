@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 
+use aya_ebpf::programs::XdpContext;
 use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
 use dispatcher_common::header::TcpFlags;
@@ -12,7 +13,7 @@ use dispatcher_common::tcp::{self, Phase};
 use dispatcher_common::verdict::Handled;
 
 use crate::maps::{BACKENDS, EVENTS, FLOWS};
-use crate::{atomic, counters, measure};
+use crate::{atomic, counters, measure, punt};
 
 /// An entry of the flow table, in place.
 pub struct Flow(NonNull<FlowEntry>);
@@ -59,29 +60,32 @@ pub fn find(key: &FlowKey) -> Option<Flow> {
 
 const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 
-/// Follows the connection with a packet of it, and measures what it starts or ends.
+/// Follows the connection with a packet of it, and measures what it starts or ends. Tells whether
+/// the packet may go on: what a back-end says that has refused is not for the client.
 #[inline(always)]
-pub fn track(flow: &Flow, segment: &Segment, ticks: u32) {
+pub fn track(ctx: &XdpContext, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let entry = flow.entry();
     let before = entry.track;
+    let mut goes_on = true;
     if Phase(entry.phase).is_steady() && !segment.tcp.flags.any(CHANGES_PHASE) {
         let mut track = before;
         track.follow(&segment.tcp);
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
         unsafe { (*flow.0.as_ptr()).track = track };
     } else {
-        change_phase(flow, segment, ticks);
+        goes_on = change_phase(ctx, flow, segment, ticks);
     }
     measure::follow(flow, segment, &before, ticks);
+    goes_on
 }
 
 /// Handshake, FIN and RST need both directions.
 #[inline(always)]
-fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
+fn change_phase(ctx: &XdpContext, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let own = flow.entry();
     let translation = own.translation;
     let Some(peer) = find(&segment.key.of_peer(&translation)) else {
-        return;
+        return true;
     };
     let direction = translation.direction();
     let forward = match direction {
@@ -89,7 +93,7 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
         Direction::Reply => &peer,
     };
     let phase = Phase(forward.entry().phase);
-    let (bits, track) = tcp::advance(
+    let (mut bits, track) = tcp::advance(
         phase,
         direction,
         &segment.tcp,
@@ -98,16 +102,28 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
     );
     // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
     unsafe { (*flow.0.as_ptr()).track = track };
-    if bits == Phase::default() {
-        return;
+    if bits == Phase::REFUSED && !punt::is_attended(ctx) {
+        bits = Phase::RESET;
     }
-    // SAFETY: both words lie in live elements and are only ever written by this function.
-    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
-    let after = before.with(bits);
     let reply = match direction {
         Direction::Forward => &peer,
         Direction::Reply => flow,
     };
+    if bits != Phase::default() {
+        enter(forward, reply, bits, ticks);
+    }
+    let refused = Phase(forward.entry().phase).is_refused();
+    !(refused && matches!(direction, Direction::Reply))
+}
+
+/// The flow enters a phase: both entries are told, what that ends is measured, and user space is
+/// told of what it acts on. [`Phase::REFUSED`] says that the SYN has failed, however that was
+/// learned.
+#[inline(always)]
+pub fn enter(forward: &Flow, reply: &Flow, bits: Phase, ticks: u32) {
+    // SAFETY: both words lie in live elements and are only ever written by this function.
+    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
+    let after = before.with(bits);
     // SAFETY: as above.
     unsafe { atomic::fetch_or(reply.phase_word(), bits.0) };
     if after.has(Phase::ANSWERED) && !before.has(Phase::ANSWERED) {

@@ -33,27 +33,34 @@ pub fn run(ctx: &XdpContext) -> Verdict {
         Err(error) => return without_segment(error),
     };
     match flow::find(&segment.key) {
-        Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
+        Some(flow) if !begins_anew(&flow, &segment) => {
+            established(ctx, &mut frame, &segment, &flow)
+        }
         _ => without_flow(ctx, &segment),
     }
 }
 
-/// A connection request on a flow that has ended is a new connection on the same ports.
+/// A connection request on a flow that has ended is a new connection on the same ports. On one
+/// whose back-end has refused it is user space's, which is about to have it put back.
 #[inline(always)]
 fn begins_anew(flow: &Flow, segment: &Segment) -> bool {
-    segment.tcp.flags.is_connection_request() && Phase(flow.entry().phase).is_ended()
+    let phase = Phase(flow.entry().phase);
+    segment.tcp.flags.is_connection_request() && (phase.is_ended() || phase.is_refused())
 }
 
 #[inline(always)]
-fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict {
+fn established(ctx: &XdpContext, frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict {
     if segment.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
     let Some(control) = crate::maps::CONTROL.get(0) else {
         return Verdict::Pass;
     };
-    flow::track(flow, segment, control.ticks);
+    let goes_on = flow::track(ctx, flow, segment, control.ticks);
     flow::count(flow, segment, control.ticks);
+    if !goes_on {
+        return Verdict::Drop(DropReason::RefusedByBackend);
+    }
     if flow.entry().translation.apply(frame, segment).is_none() {
         return Verdict::Drop(DropReason::Malformed);
     }

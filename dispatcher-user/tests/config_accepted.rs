@@ -76,6 +76,7 @@ fn only_what_has_no_default_need_be_given() {
             fall: 3,
         },
         timeouts: Timeouts {
+            connect: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
             idle: Duration::from_secs(300),
             closing: Duration::from_secs(30),
