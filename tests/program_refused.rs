@@ -33,7 +33,9 @@ impl Request {
         let socket = PuntSocket::open();
         program.attend(0, &socket);
         program.link(INGRESS, 0, 1);
-        program.measure(BACKEND);
+        for kind in Kind::ALL {
+            program.measure(BACKEND, kind);
+        }
         let pair = program.install(&spec(Family::V4));
         Self {
             program,
@@ -110,7 +112,9 @@ fn a_refusal_is_no_fast_answer() {
     for kind in Kind::ALL {
         let times = request.program.times(BACKEND, kind);
         assert!(
-            times.iter().all(|times| times.buckets.iter().all(|&n| n == 0)),
+            times
+                .iter()
+                .all(|times| times.buckets.iter().all(|&n| n == 0)),
             "{kind:?}"
         );
     }
@@ -211,5 +215,6 @@ fn while_no_daemon_runs_the_refusal_is_the_clients() {
         assert_eq!(outcome.verdict(), dropped, "the next daemon has it");
         assert_eq!(request.refuse().verdict(), SENT);
         assert!(request.phase().is_ended());
+        request.program.events();
     }
 }
