@@ -205,9 +205,9 @@ impl Track {
 /// Which bits a segment adds to `phase`, and what it makes of the track of its own direction.
 ///
 /// `own` is the direction of the segment, `peer` the other. A segment that neither side's receiver
-/// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4). An RST
-/// that answers the SYN adds [`Phase::REFUSED`]; where nobody would put the request back, it is to
-/// count as [`Phase::RESET`].
+/// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4).
+/// An RST that answers the SYN adds [`Phase::REFUSED`]; where nobody would put the request back, it
+/// is to count as [`Phase::RESET`].
 #[inline(always)]
 #[must_use]
 pub fn advance(

@@ -217,7 +217,8 @@ impl<R> Backlog<R> {
     }
 
     /// Puts a request back before all that were not; among those that were, in the order in which
-    /// they came, as far as that is found by passing a few. Gives it back when all places are taken.
+    /// they came, as far as that is found by passing a few. Gives it back when all places are
+    /// taken.
     pub(super) fn push_front(
         &mut self,
         queue: &mut Queue,

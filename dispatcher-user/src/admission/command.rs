@@ -95,8 +95,8 @@ pub enum Command<R> {
         backend: BackendId,
     },
     /// No answer of the back-end was told in time. Read the flow's phase in the map and say it by
-    /// [`handle_phase`](super::Admission::handle_phase); if the back-end has not answered, say so by
-    /// [`handle_connect_failed`](super::Admission::handle_connect_failed).
+    /// [`handle_phase`](super::Admission::handle_phase); if the back-end has not answered, say so
+    /// by [`handle_connect_failed`](super::Admission::handle_connect_failed).
     Unanswered {
         /// The flow.
         flow: FlowId,

@@ -10,8 +10,8 @@
 //! - slots held at a back-end were below its ceiling whenever one was taken by a request, and so
 //!   were those held in its group, if it has one;
 //! - a request waits only while no back-end of its service is available, or the flow table is full;
-//!   a back-end is available while it is up, has room, and its group has room; to the request at the
-//!   front it is not for a second after that was put back from it;
+//!   a back-end is available while it is up, has room, and its group has room; but to the request
+//!   at the front it is not for a second after that was put back from it;
 //! - what a group holds is what its back-ends hold, removed ones with flows included;
 //! - of a back-end, admitted = ended + failed + held, but for flows that were adopted;
 //! - of a service, received = admitted + refused + expired + abandoned + those that wait;
