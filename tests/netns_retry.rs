@@ -18,6 +18,7 @@ use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::topology::{Family, Node, Topology};
 use dispatcher_tests::wire::Segment;
 use dispatcher_tests::{PATIENCE, client, each_at_once, eventually};
+use nix::sys::signal::Signal;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const SYN_ACK: TcpFlags = TcpFlags::SYN.with(TcpFlags::ACK);
@@ -260,6 +261,45 @@ fn while_no_daemon_runs_the_refusal_reaches_the_client() {
         assert_settles(&daemon);
         daemon.finish().unwrap();
     });
+}
+
+#[test]
+fn a_refusal_that_no_daemon_has_acted_upon_is_left_to_the_clients_retransmission() {
+    let topology = Topology {
+        backends: 1,
+        ..Topology::default()
+    };
+    let lab = topology.up().unwrap();
+    let mut config = Config::new(&lab, Family::V4, 4);
+    config.on_exit = "keep";
+    config.web().handshake_timeout = "1m";
+    config.web().connect_timeout = Some("1m");
+    let mut daemon = Daemon::start(&lab, &config).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+    let raw = RawClient::new(&lab, 200, 30_001, service).unwrap();
+    silence("add", lab.backend(0), raw.address().ip());
+    raw.request(7).unwrap();
+    eventually(PATIENCE, "it was sent on", || {
+        daemon.status().backend(0, "half_open") == 1
+    });
+    // It is there, but does nothing any more.
+    daemon.signal(Signal::SIGSTOP).unwrap();
+    silence("del", lab.backend(0), raw.address().ip());
+    let wire = Capture::start(lab.backend(0)).unwrap();
+    raw.request(7).unwrap();
+    let any = SYN_ACK.with(TcpFlags::RST);
+    assert_eq!(raw.next(any, Duration::from_millis(500)).unwrap(), None);
+    let refusals = wire.stop().unwrap();
+    let is_refusal = |segment: &Segment| segment.has(TcpFlags::RST) && segment.ack == 8;
+    assert_eq!(refusals.segments().filter(is_refusal).count(), 1);
+    daemon.crash().unwrap();
+
+    let server = Server::start(lab.backend(0), BACKEND_PORT, server::hold).unwrap();
+    daemon.restart().unwrap();
+    assert_eq!(daemon.status().flows(), 0, "it holds no slot");
+    raw.handshake(7, PATIENCE).unwrap();
+    eventually(PATIENCE, "it is served", || server.count().active() == 1);
+    daemon.status().assert_balanced();
 }
 
 #[test]

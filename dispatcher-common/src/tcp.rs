@@ -206,8 +206,6 @@ impl Track {
 ///
 /// `own` is the direction of the segment, `peer` the other. A segment that neither side's receiver
 /// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4).
-/// An RST that answers the SYN adds [`Phase::REFUSED`]; where nobody would put the request back, it
-/// is to count as [`Phase::RESET`].
 #[inline(always)]
 #[must_use]
 pub fn advance(
@@ -223,16 +221,8 @@ pub fn advance(
 
     if flags.any(TcpFlags::RST) {
         if reset_is_acceptable(phase, direction, segment, own, peer) {
-            let refuses = matches!(direction, Direction::Reply) && !phase.has(Phase::ANSWERED);
-            bits = if refuses {
-                Phase::REFUSED
-            } else {
-                Phase::RESET
-            };
+            bits = Phase::RESET;
         }
-        return (bits, track);
-    }
-    if phase.has(Phase::REFUSED) {
         return (bits, track);
     }
 
@@ -300,6 +290,26 @@ pub fn advance(
     (Phase(bits.0 & !phase.0), track)
 }
 
+/// Whether a segment of the back-end refuses the SYN, or comes after it has: it is not for the
+/// client then, and the phase is [`Phase::REFUSED`]. Where nobody would put the request back it is
+/// left to [`advance`], to which it is an RST like others.
+#[inline(always)]
+#[must_use]
+pub const fn refuses(phase: Phase, segment: &SegmentView, client: &Track) -> bool {
+    if phase.has(Phase::ANSWERED) || phase.is_ended() {
+        return false;
+    }
+    phase.has(Phase::REFUSED) || answers_by_reset(segment, client)
+}
+
+/// Whether this is the RST that answers the client's SYN (RFC 9293 3.10.7.3).
+#[inline(always)]
+const fn answers_by_reset(segment: &SegmentView, client: &Track) -> bool {
+    segment.flags.any(TcpFlags::RST)
+        && segment.flags.any(TcpFlags::ACK)
+        && segment.ack == client.seq_end
+}
+
 /// A receiver obeys an RST that stands exactly where it expects the next byte (RFC 5961 3.2): from
 /// here that place is known to lie between what it acknowledged and what was sent to it. An RST
 /// that answers a SYN is judged by its acknowledgement (RFC 9293 3.10.7.3).
@@ -316,7 +326,7 @@ fn reset_is_acceptable(
         return within(segment.seq, acknowledged, own.seq_end);
     }
     match direction {
-        Direction::Reply => segment.flags.any(TcpFlags::ACK) && segment.ack == peer.seq_end,
+        Direction::Reply => answers_by_reset(segment, &peer),
         Direction::Forward => within(segment.seq, own.seq_end.wrapping_sub(1), own.seq_end),
     }
 }

@@ -2,7 +2,6 @@
 
 use core::ptr::NonNull;
 
-use aya_ebpf::programs::XdpContext;
 use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
 use dispatcher_common::header::TcpFlags;
@@ -61,31 +60,70 @@ pub fn find(key: &FlowKey) -> Option<Flow> {
 const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 
 /// Follows the connection with a packet of it, and measures what it starts or ends. Tells whether
-/// the packet may go on: what a back-end says that has refused is not for the client.
+/// the packet may go on: not one of a back-end that refuses the flow's SYN, or has.
 #[inline(always)]
-pub fn track(ctx: &XdpContext, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
+pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let entry = flow.entry();
     let before = entry.track;
-    let mut goes_on = true;
     if Phase(entry.phase).is_steady() && !segment.tcp.flags.any(CHANGES_PHASE) {
         let mut track = before;
         track.follow(&segment.tcp);
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
         unsafe { (*flow.0.as_ptr()).track = track };
     } else {
-        goes_on = change_phase(ctx, flow, segment, ticks);
+        if refuses(flow, segment) {
+            return false;
+        }
+        change_phase(flow, segment, ticks);
     }
     measure::follow(flow, segment, &before, ticks);
-    goes_on
+    true
+}
+
+/// Whether a packet is of a back-end that refuses the flow's SYN, or has. User space is told, and
+/// has the request put back; the client is not. Without a daemon the packet is one like others.
+///
+/// Apart, so that what the verifier learns here does not double the paths that go on.
+#[inline(never)]
+fn refuses(flow: &Flow, segment: &Segment) -> bool {
+    let copy = Phase(flow.entry().phase);
+    if copy.has(Phase::ANSWERED) || !(segment.tcp.flags.any(TcpFlags::RST) || copy.is_refused()) {
+        return false;
+    }
+    let translation = flow.entry().translation;
+    if matches!(translation.direction(), Direction::Forward) || !punt::is_attended() {
+        return false;
+    }
+    let Some(forward) = find(&segment.key.of_peer(&translation)) else {
+        return false;
+    };
+    let (phase, client) = (Phase(forward.entry().phase), forward.entry().track);
+    if !tcp::refuses(phase, &segment.tcp, &client) {
+        return false;
+    }
+    fail(&forward, flow);
+    true
+}
+
+/// The SYN of a flow has failed, however that was learned: user space is told, once. For a flow
+/// that has no answer yet, while a daemon runs.
+#[inline(always)]
+pub fn fail(forward: &Flow, reply: &Flow) {
+    let bits = Phase::REFUSED;
+    // SAFETY: both words lie in live elements and are only ever written by atomic operations.
+    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
+    // SAFETY: as above.
+    unsafe { atomic::fetch_or(reply.phase_word(), bits.0) };
+    report(forward.entry(), before, before.with(bits));
 }
 
 /// Handshake, FIN and RST need both directions.
 #[inline(always)]
-fn change_phase(ctx: &XdpContext, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
+fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
     let own = flow.entry();
     let translation = own.translation;
     let Some(peer) = find(&segment.key.of_peer(&translation)) else {
-        return true;
+        return;
     };
     let direction = translation.direction();
     let forward = match direction {
@@ -93,7 +131,7 @@ fn change_phase(ctx: &XdpContext, flow: &Flow, segment: &Segment, ticks: u32) ->
         Direction::Reply => &peer,
     };
     let phase = Phase(forward.entry().phase);
-    let (mut bits, track) = tcp::advance(
+    let (bits, track) = tcp::advance(
         phase,
         direction,
         &segment.tcp,
@@ -102,28 +140,16 @@ fn change_phase(ctx: &XdpContext, flow: &Flow, segment: &Segment, ticks: u32) ->
     );
     // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
     unsafe { (*flow.0.as_ptr()).track = track };
-    if bits == Phase::REFUSED && !punt::is_attended(ctx) {
-        bits = Phase::RESET;
+    if bits == Phase::default() {
+        return;
     }
+    // SAFETY: both words lie in live elements and are only ever written by atomic operations.
+    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
+    let after = before.with(bits);
     let reply = match direction {
         Direction::Forward => &peer,
         Direction::Reply => flow,
     };
-    if bits != Phase::default() {
-        enter(forward, reply, bits, ticks);
-    }
-    let refused = Phase(forward.entry().phase).is_refused();
-    !(refused && matches!(direction, Direction::Reply))
-}
-
-/// The flow enters a phase: both entries are told, what that ends is measured, and user space is
-/// told of what it acts on. [`Phase::REFUSED`] says that the SYN has failed, however that was
-/// learned.
-#[inline(always)]
-pub fn enter(forward: &Flow, reply: &Flow, bits: Phase, ticks: u32) {
-    // SAFETY: both words lie in live elements and are only ever written by this function.
-    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
-    let after = before.with(bits);
     // SAFETY: as above.
     unsafe { atomic::fetch_or(reply.phase_word(), bits.0) };
     if after.has(Phase::ANSWERED) && !before.has(Phase::ANSWERED) {
@@ -136,7 +162,7 @@ pub fn enter(forward: &Flow, reply: &Flow, bits: Phase, ticks: u32) {
 }
 
 /// One event for each phase that user space acts on; the atomic OR lets one processor see it.
-#[inline(always)]
+#[inline(never)]
 fn report(entry: &FlowEntry, before: Phase, after: Phase) {
     if !after.is_news_after(before) {
         return;

@@ -33,9 +33,7 @@ pub fn run(ctx: &XdpContext) -> Verdict {
         Err(error) => return without_segment(error),
     };
     match flow::find(&segment.key) {
-        Some(flow) if !begins_anew(&flow, &segment) => {
-            established(ctx, &mut frame, &segment, &flow)
-        }
+        Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
         _ => without_flow(ctx, &segment),
     }
 }
@@ -45,22 +43,21 @@ pub fn run(ctx: &XdpContext) -> Verdict {
 #[inline(always)]
 fn begins_anew(flow: &Flow, segment: &Segment) -> bool {
     let phase = Phase(flow.entry().phase);
-    segment.tcp.flags.is_connection_request() && (phase.is_ended() || phase.is_refused())
+    segment.tcp.flags.is_connection_request() && (phase.is_ended() || phase.has(Phase::REFUSED))
 }
 
 #[inline(always)]
-fn established(ctx: &XdpContext, frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict {
+fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict {
     if segment.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
     let Some(control) = crate::maps::CONTROL.get(0) else {
         return Verdict::Pass;
     };
-    let goes_on = flow::track(ctx, flow, segment, control.ticks);
-    flow::count(flow, segment, control.ticks);
-    if !goes_on {
+    if !flow::track(flow, segment, control.ticks) {
         return Verdict::Drop(DropReason::RefusedByBackend);
     }
+    flow::count(flow, segment, control.ticks);
     if flow.entry().translation.apply(frame, segment).is_none() {
         return Verdict::Drop(DropReason::Malformed);
     }

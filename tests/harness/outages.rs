@@ -21,9 +21,9 @@ const CLIENTS: usize = 24;
 const CEILING: u32 = 6;
 /// Long enough for requests to pile up while a back-end is away.
 const SERVICE_TIME: Duration = Duration::from_millis(10);
-/// For how long a back-end is away, and for how long all are there between two outages, ms.
+/// For how long a back-end is away, least and most, ms.
 const AWAY: (u64, u64) = (20, 800);
-/// The same between two outages.
+/// For how long all are there before the next one is, ms.
 const THERE: (u64, u64) = (50, 600);
 
 /// Always the same numbers for a seed (SplitMix64).

@@ -75,7 +75,6 @@ impl<R> Queued<R> {
         self.tried_until_ms = millis(tried_until.since(self.enqueued_at));
         self.seen_after_ms = millis(now.since(self.enqueued_at));
         self.gap_ms = self.seen_after_ms;
-        self.retransmissions = 1;
     }
 
     /// Until when it is kept from back-ends that it was put back from, if it is.
@@ -118,13 +117,7 @@ impl<R> Queued<R> {
     pub(super) fn owed_by(&self) -> Time {
         let first = self.enqueued_at + RETRANSMISSION_FIRST;
         let gap = Duration::from_millis(u64::from(self.gap_ms) * 2).max(RETRANSMISSION_GAP_MIN);
-        let later = self.last_seen() + gap;
-        let owed = if self.retransmissions == 0 {
-            first
-        } else {
-            first.max(later)
-        };
-        owed + RETRANSMISSION_MARGIN
+        first.max(self.last_seen() + gap) + RETRANSMISSION_MARGIN
     }
 }
 
