@@ -180,6 +180,8 @@ fn everything_given_is_taken() {
     assert_eq!(service.ceiling, ceiling);
     // The default of 1 s would outlast the interval.
     assert_eq!(service.health.timeout, Duration::from_millis(500));
+    // Nor may an answer take longer than the handshake.
+    assert_eq!(service.timeouts.connect, Duration::from_millis(10));
     assert_eq!(service.timeouts.idle, Duration::from_secs(86_400));
     let bounds = service.backends[0].ceiling;
     assert_eq!((bounds.initial, bounds.min, bounds.max), (20, 10, 30));
