@@ -56,6 +56,9 @@ counters! {
         BadChecksum = 11, "bad_checksum";
         /// A connection request that found its AF_XDP socket full: user space was too slow.
         ReceiveFull = 12, "receive_full";
+        /// A back-end refused a connection request, or answered after it had: the request goes to
+        /// another back-end, and the client hears nothing of it.
+        RefusedByBackend = 13, "refused_by_backend";
     }
 }
 

@@ -12,7 +12,7 @@ use dispatcher_common::tcp::{self, Phase};
 use dispatcher_common::verdict::Handled;
 
 use crate::maps::{BACKENDS, EVENTS, FLOWS};
-use crate::{atomic, counters, measure};
+use crate::{atomic, counters, measure, punt};
 
 /// An entry of the flow table, in place.
 pub struct Flow(NonNull<FlowEntry>);
@@ -59,9 +59,10 @@ pub fn find(key: &FlowKey) -> Option<Flow> {
 
 const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 
-/// Follows the connection with a packet of it, and measures what it starts or ends.
+/// Follows the connection with a packet of it, and measures what it starts or ends. Tells whether
+/// the packet may go on: not one of a back-end that refuses the flow's SYN, or has.
 #[inline(always)]
-pub fn track(flow: &Flow, segment: &Segment, ticks: u32) {
+pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let entry = flow.entry();
     let before = entry.track;
     if Phase(entry.phase).is_steady() && !segment.tcp.flags.any(CHANGES_PHASE) {
@@ -70,9 +71,50 @@ pub fn track(flow: &Flow, segment: &Segment, ticks: u32) {
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
         unsafe { (*flow.0.as_ptr()).track = track };
     } else {
+        if refuses(flow, segment) {
+            return false;
+        }
         change_phase(flow, segment, ticks);
     }
     measure::follow(flow, segment, &before, ticks);
+    true
+}
+
+/// Whether a packet is of a back-end that refuses the flow's SYN, or has. User space is told, and
+/// has the request put back; the client is not. Without a daemon the packet is one like others.
+///
+/// Apart, so that what the verifier learns here does not double the paths that go on.
+#[inline(never)]
+fn refuses(flow: &Flow, segment: &Segment) -> bool {
+    let copy = Phase(flow.entry().phase);
+    if copy.has(Phase::ANSWERED) || !(segment.tcp.flags.any(TcpFlags::RST) || copy.is_refused()) {
+        return false;
+    }
+    let translation = flow.entry().translation;
+    if matches!(translation.direction(), Direction::Forward) || !punt::is_attended() {
+        return false;
+    }
+    let Some(forward) = find(&segment.key.of_peer(&translation)) else {
+        return false;
+    };
+    let (phase, client) = (Phase(forward.entry().phase), forward.entry().track);
+    if !tcp::refuses(phase, &segment.tcp, &client) {
+        return false;
+    }
+    fail(&forward, flow);
+    true
+}
+
+/// The SYN of a flow has failed, however that was learned: user space is told, once. For a flow
+/// that has no answer yet, while a daemon runs.
+#[inline(always)]
+pub fn fail(forward: &Flow, reply: &Flow) {
+    let bits = Phase::REFUSED;
+    // SAFETY: both words lie in live elements and are only ever written by atomic operations.
+    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
+    // SAFETY: as above.
+    unsafe { atomic::fetch_or(reply.phase_word(), bits.0) };
+    report(forward.entry(), before, before.with(bits));
 }
 
 /// Handshake, FIN and RST need both directions.
@@ -101,7 +143,7 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
     if bits == Phase::default() {
         return;
     }
-    // SAFETY: both words lie in live elements and are only ever written by this function.
+    // SAFETY: both words lie in live elements and are only ever written by atomic operations.
     let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
     let after = before.with(bits);
     let reply = match direction {
@@ -120,7 +162,7 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
 }
 
 /// One event for each phase that user space acts on; the atomic OR lets one processor see it.
-#[inline(always)]
+#[inline(never)]
 fn report(entry: &FlowEntry, before: Phase, after: Phase) {
     if !after.is_news_after(before) {
         return;

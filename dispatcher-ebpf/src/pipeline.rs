@@ -38,10 +38,12 @@ pub fn run(ctx: &XdpContext) -> Verdict {
     }
 }
 
-/// A connection request on a flow that has ended is a new connection on the same ports.
+/// A connection request on a flow that has ended is a new connection on the same ports. On one
+/// whose back-end has refused it is user space's, which is about to have it put back.
 #[inline(always)]
 fn begins_anew(flow: &Flow, segment: &Segment) -> bool {
-    segment.tcp.flags.is_connection_request() && Phase(flow.entry().phase).is_ended()
+    let phase = Phase(flow.entry().phase);
+    segment.tcp.flags.is_connection_request() && (phase.is_ended() || phase.has(Phase::REFUSED))
 }
 
 #[inline(always)]
@@ -52,7 +54,9 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
     let Some(control) = crate::maps::CONTROL.get(0) else {
         return Verdict::Pass;
     };
-    flow::track(flow, segment, control.ticks);
+    if !flow::track(flow, segment, control.ticks) {
+        return Verdict::Drop(DropReason::RefusedByBackend);
+    }
     flow::count(flow, segment, control.ticks);
     if flow.entry().translation.apply(frame, segment).is_none() {
         return Verdict::Drop(DropReason::Malformed);

@@ -34,6 +34,7 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     queue_timeout: Duration::from_secs(5),
     overflow: Overflow::Refuse,
     per_source: 0,
+    connect: Duration::from_secs(5),
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),

@@ -161,11 +161,12 @@ pub struct WaitMs {
 pub struct Requests {
     /// All, each counted once however often the client repeats it.
     pub received: u64,
-    /// Sent on to a back-end.
+    /// Sent on to a back-end, and not put back.
     pub admitted: u64,
     /// Still waiting: the queue's depth.
     pub queued: u64,
-    /// Turned away, because there was no place in the queue or in the flow table.
+    /// Turned away, because there was no place in the queue or in the flow table, or every back-end
+    /// refused.
     pub refused: u64,
     /// Waited for as long as the queue's timeout allows.
     pub expired: u64,
@@ -173,6 +174,13 @@ pub struct Requests {
     pub abandoned: u64,
     /// Repetitions of requests that were counted before; no part of the sum.
     pub retransmitted: u64,
+    /// How often a request was put back, because its back-end refused it or did not answer; no part
+    /// of the sum.
+    pub retried: u64,
+    /// The most that `admitted` ever was, since one that is put back is not admitted; for the
+    /// metrics, no part of the JSON.
+    #[serde(skip)]
+    pub admitted_max: u64,
 }
 
 /// Whether a back-end gets new connections.
@@ -355,6 +363,10 @@ pub struct Totals {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// Connections that it refused.
+    pub refused: u64,
+    /// Connections that it did not answer in time.
+    pub silent: u64,
 }
 
 /// Where a flow stands.

@@ -149,6 +149,11 @@ metric_table! {
         "Packets to (in) and from (out) the back-end";
     BYTES: Counter Bytes "dispatcher_backend_bytes_total" ["service", "backend", "direction"],
         "Bytes to (in) and from (out) the back-end, from the IP header on";
+    RETRIES: Counter Count "dispatcher_connection_request_retries_total" ["service"],
+        "How often a connection request was put back, for another back-end";
+    CONNECT_FAILURES: Counter Count "dispatcher_backend_connect_failures_total"
+        ["service", "backend", "reason"],
+        "Connections that the back-end refused or, silent, did not answer in time";
 }
 
 /// What the program counts of events, not of packets.
@@ -316,7 +321,8 @@ impl Scrape {
         let name = service.name.as_str();
         let requests = &service.requests;
         let outcomes = [
-            ("admitted", requests.admitted),
+            // One that is put back is counted again only once it is made up for.
+            ("admitted", requests.admitted_max),
             ("refused", requests.refused),
             ("expired", requests.expired),
             ("abandoned", requests.abandoned),
@@ -325,6 +331,7 @@ impl Scrape {
             self.counter(&REQUESTS, &[name, outcome], count);
         }
         self.counter(&RETRANSMISSIONS, &[name], requests.retransmitted);
+        self.counter(&RETRIES, &[name], requests.retried);
         self.gauge(&QUEUE_DEPTH, &[name], service.queue.depth);
         self.gauge(&QUEUE_CAPACITY, &[name], service.queue.capacity);
         let oldest = Duration::from_millis(service.queue.oldest_wait_ms);
@@ -364,6 +371,12 @@ impl Scrape {
         }
         self.counter(&REQUESTS_BEGUN, &[service, name], total.requests);
         self.counter(&UNANSWERED, &[service, name], total.unanswered);
+        self.counter(
+            &CONNECT_FAILURES,
+            &[service, name, "refused"],
+            total.refused,
+        );
+        self.counter(&CONNECT_FAILURES, &[service, name, "silent"], total.silent);
         self.counter(&PACKETS, &[service, name, "in"], total.packets_in);
         self.counter(&PACKETS, &[service, name, "out"], total.packets_out);
         self.counter(&BYTES, &[service, name, "in"], total.bytes_in);

@@ -76,6 +76,7 @@ fn only_what_has_no_default_need_be_given() {
             fall: 3,
         },
         timeouts: Timeouts {
+            connect: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
             idle: Duration::from_secs(300),
             closing: Duration::from_secs(30),
@@ -179,6 +180,8 @@ fn everything_given_is_taken() {
     assert_eq!(service.ceiling, ceiling);
     // The default of 1 s would outlast the interval.
     assert_eq!(service.health.timeout, Duration::from_millis(500));
+    // Nor may an answer take longer than the handshake.
+    assert_eq!(service.timeouts.connect, Duration::from_millis(10));
     assert_eq!(service.timeouts.idle, Duration::from_secs(86_400));
     let bounds = service.backends[0].ceiling;
     assert_eq!((bounds.initial, bounds.min, bounds.max), (20, 10, 30));

@@ -57,6 +57,8 @@ pub struct Service {
     pub ceiling: String,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
+    /// How long an answer to a SYN may take, with its unit; `None` for the daemon's default.
+    pub connect_timeout: Option<&'static str>,
     /// How long a handshake may take, with its unit.
     pub handshake_timeout: &'static str,
     /// How long a connection may be silent, with its unit.
@@ -163,6 +165,7 @@ impl Service {
             policy: "fixed",
             ceiling: String::new(),
             health: "off",
+            connect_timeout: None,
             handshake_timeout: "5s",
             idle_timeout: "5m",
             closing_timeout: "30s",
@@ -183,6 +186,9 @@ impl Service {
         writeln!(toml, "{}", self.ceiling)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
         writeln!(toml, "\n[service.timeouts]")?;
+        if let Some(connect) = self.connect_timeout {
+            writeln!(toml, "connect   = {connect:?}")?;
+        }
         writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;
         writeln!(toml, "idle      = {:?}", self.idle_timeout)?;
         writeln!(toml, "closing   = {:?}", self.closing_timeout)?;

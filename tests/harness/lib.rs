@@ -27,6 +27,7 @@ pub mod browser;
 pub mod sampler;
 pub mod scenario;
 pub mod churn;
+pub mod outages;
 pub mod packet;
 pub mod program;
 pub mod floor;

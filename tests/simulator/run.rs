@@ -30,6 +30,7 @@ const QUEUE: ServiceSettings = ServiceSettings {
     queue_timeout: Duration::from_secs(5),
     overflow: Overflow::Refuse,
     per_source: 0,
+    connect: Duration::from_secs(5),
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(3600),
     closing: Duration::from_secs(30),
@@ -393,7 +394,8 @@ impl<'a> Run<'a> {
                     }
                 }
                 Command::Probe { flow, .. } => self.admission.handle_activity(now, flow, now),
-                Command::Remove { .. } => {}
+                // Servers here answer every SYN.
+                Command::Remove { .. } | Command::Unanswered { .. } => {}
             }
         }
     }

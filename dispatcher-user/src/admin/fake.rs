@@ -171,6 +171,8 @@ pub(crate) fn status() -> Status {
                 expired: 10,
                 abandoned: 7,
                 retransmitted: 11,
+                retried: 5,
+                admitted_max: 61,
             },
             backends: vec![backend()],
         }],
@@ -233,6 +235,8 @@ fn backend() -> BackendStatus {
             packets_out: 5401,
             bytes_in: 100_000,
             bytes_out: 900_000,
+            refused: 4,
+            silent: 1,
         },
     }
 }

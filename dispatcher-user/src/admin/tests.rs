@@ -109,7 +109,8 @@ async fn the_status_has_the_names_that_users_rely_on() {
     "packets_out": null, "bytes_in": null, "bytes_out": null },
     "total": { "connections": 60, "requests": 58, "unanswered": 1,
     "packets_in": 5400,
-    "packets_out": 5401, "bytes_in": 100_000, "bytes_out": 900_000 } });
+    "packets_out": 5401, "bytes_in": 100_000, "bytes_out": 900_000,
+    "refused": 4, "silent": 1 } });
     assert_eq!(line, "HTTP/1.1 200 OK");
     assert_eq!(
         body,
@@ -123,7 +124,7 @@ async fn the_status_has_the_names_that_users_rely_on() {
               "queue": { "depth": 3, "capacity": 1024, "oldest_wait_ms": 120,
                   "wait_ms": { "p50": 40, "p99": 180, "max": null } },
               "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
-                  "expired": 10, "abandoned": 7, "retransmitted": 11 },
+                  "expired": 10, "abandoned": 7, "retransmitted": 11, "retried": 5 },
               "backends": [ backend ] } ] })
     );
 }
@@ -133,6 +134,7 @@ fn as_told() -> Status {
     let mut status = fake::status();
     let service = &mut status.services[0];
     service.queue.wait_sizes = TimesBySize::default();
+    service.requests.admitted_max = 0;
     let backend = &mut service.backends[0];
     backend.response_sizes = TimesBySize::default();
     backend.connect_sizes = TimesBySize::default();

@@ -60,6 +60,10 @@ pub struct BackendView {
     pub ended: u64,
     /// Connections that are over and never were established.
     pub failed: u64,
+    /// Connections that it refused.
+    pub refused: u64,
+    /// Connections that it did not answer in time.
+    pub silent: u64,
     /// Flows in the table, those that linger included: it is not gone before they are.
     pub flows: u32,
     /// Removed; its flows go on.
@@ -244,6 +248,8 @@ fn backend_view(id: BackendId, backend: &Backend) -> BackendView {
         admitted: backend.counters.admitted,
         ended: backend.counters.ended,
         failed: backend.counters.failed,
+        refused: backend.counters.refused,
+        silent: backend.counters.silent,
         flows: backend.flows,
         leaving: backend.leaving,
     }

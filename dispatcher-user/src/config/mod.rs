@@ -290,6 +290,8 @@ pub enum HealthKind {
 /// `[service.timeouts]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
+    /// SYN forwarded, not answered: another back-end is asked. At most `handshake`; default 2 s.
+    pub connect: Duration,
     /// SYN forwarded, handshake not finished; default 5 s.
     pub handshake: Duration,
     /// No packet either way; default 5 min.

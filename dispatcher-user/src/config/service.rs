@@ -22,6 +22,8 @@ const HEALTH_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
 const HEALTH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const HEALTH_RISE_DEFAULT: u32 = 2;
 const HEALTH_FALL_DEFAULT: u32 = 3;
+/// A client's first retransmission, after a second, has had another to be answered.
+const CONNECT_DEFAULT: Duration = Duration::from_secs(2);
 const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(5);
 const IDLE_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const CLOSING_DEFAULT: Duration = Duration::from_secs(30);
@@ -164,10 +166,16 @@ fn health(mut table: Table<'_>) -> Health {
 
 fn timeouts(mut table: Table<'_>) -> Timeouts {
     let handshake = table.value("handshake", HANDSHAKE_DEFAULT, duration);
+    let connect = table.value(
+        "connect",
+        CONNECT_DEFAULT.min(handshake),
+        duration_in(DURATION_MIN..=handshake, ", the handshake timeout"),
+    );
     let idle = table.value("idle", IDLE_DEFAULT, duration);
     let closing = table.value("closing", CLOSING_DEFAULT, duration);
     table.finish();
     Timeouts {
+        connect,
         handshake,
         idle,
         closing,

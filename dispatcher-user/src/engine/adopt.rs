@@ -104,7 +104,8 @@ fn vip(forward: &FlowKey) -> SocketAddr {
 pub(super) struct Adopted {
     /// Flows that go on, and count against their back-ends' ceilings.
     pub(super) flows: u64,
-    /// Flows of services or back-ends that are configured no more, and halves of flows: removed.
+    /// Flows of services or back-ends that are configured no more, those that a back-end has
+    /// refused, and halves of flows: removed.
     pub(super) removed: u64,
 }
 
@@ -118,10 +119,14 @@ impl Engine {
         let owners = self.owners();
         for flow in legacy.flows {
             let owner = owners.get(&(vip(&flow.key), flow.backend));
+            // Its request went with the earlier daemon; the client's retransmission is another.
+            let refused = flow.phase.is_refused();
             let taken = owner.is_some_and(|&(service, backend)| {
-                self.admission
-                    .adopt(now, service, backend, flow.key, flow.id, flow.phase)
-                    .is_ok()
+                !refused
+                    && self
+                        .admission
+                        .adopt(now, service, backend, flow.key, flow.id, flow.phase)
+                        .is_ok()
             });
             if taken {
                 adopted.flows += 1;

@@ -465,6 +465,7 @@ fn service_settings(service: &config::Service) -> ServiceSettings {
             config::Overflow::Drop => Overflow::Drop,
         },
         per_source: service.queue.per_source,
+        connect: service.timeouts.connect,
         handshake: service.timeouts.handshake,
         idle: service.timeouts.idle,
         closing: service.timeouts.closing,

@@ -9,7 +9,8 @@ use dispatcher_common::verdict::DropReason;
 use super::syn::{Packet, Syn};
 use super::{Engine, clock};
 use crate::admission::{
-    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, ServiceId, Time,
+    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, RemoveReason,
+    ServiceId, Time,
 };
 use crate::datapath::InstallError;
 
@@ -46,8 +47,17 @@ impl Engine {
                 Command::Discard {
                     service, reason, ..
                 } => self.discard(service, reason),
-                Command::Remove { key, .. } => self.datapath.flows().remove(&key),
+                Command::Remove {
+                    flow, key, reason, ..
+                } => {
+                    if reason == RemoveReason::Silent {
+                        self.take_back(&key);
+                    }
+                    self.datapath.flows().remove(&key);
+                    self.kept.forget(flow);
+                }
                 Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
+                Command::Unanswered { flow, key, .. } => self.look_for_answer(now, flow, &key),
             }
         }
     }
@@ -88,6 +98,7 @@ impl Engine {
                     self.host_stack.send(&packet, way.address.ip())
                 };
                 self.count_drop(sent);
+                self.kept.keep(flow, isn, syn);
                 true
             }
             Err(error) => {
@@ -127,7 +138,8 @@ impl Engine {
                 RefuseReason::TableFull
                 | RefuseReason::Collision
                 | RefuseReason::Expired
-                | RefuseReason::ServiceRemoved => return,
+                | RefuseReason::ServiceRemoved
+                | RefuseReason::BackendsRefused => return,
             };
             self.count_drop(Err(reason));
         }
@@ -139,8 +151,7 @@ impl Engine {
             return;
         };
         let last_seen = pair.forward.last_seen.max(pair.reply.last_seen);
-        self.admission
-            .handle_phase(now, flow, Phase(pair.forward.phase));
+        self.enter_phase(now, flow, Phase(pair.forward.phase));
         // A tick that has begun counts as over: a flow is not thought idle for longer than it is.
         self.admission
             .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));

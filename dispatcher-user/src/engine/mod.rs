@@ -12,6 +12,7 @@ mod plan;
 mod refusals;
 mod report;
 mod resets;
+mod retry;
 mod sockets;
 mod start;
 pub mod syn;
@@ -46,6 +47,7 @@ use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
 use refusals::{Notice, Refusals};
 use resets::Resets;
+use retry::Kept;
 use sockets::Sockets;
 use syn::Syn;
 use waits::Waits;
@@ -118,6 +120,8 @@ struct Engine {
     /// Flows still to be compared with the map.
     to_reconcile: Vec<FlowId>,
     resets: Resets,
+    /// Requests of half-open flows.
+    kept: Kept,
     started: Time,
     /// None while everything is opened.
     attached: Option<AttachedMode>,
@@ -185,18 +189,19 @@ impl Engine {
     }
 
     fn handle_events(&mut self, now: Time) -> bool {
-        let Self {
-            datapath,
-            admission,
-            ..
-        } = self;
-        let taken = datapath.drain_events(EVENTS_A_TURN, |event: &FlowEvent| {
-            let flow = FlowId {
-                index: event.flow,
-                generation: event.generation,
-            };
-            admission.handle_phase(now, flow, Phase(event.phase));
-        });
+        let mut events = Vec::new();
+        let taken = self
+            .datapath
+            .drain_events(EVENTS_A_TURN, |event: &FlowEvent| {
+                let flow = FlowId {
+                    index: event.flow,
+                    generation: event.generation,
+                };
+                events.push((flow, Phase(event.phase)));
+            });
+        for (flow, phase) in events {
+            self.enter_phase(now, flow, phase);
+        }
         taken == EVENTS_A_TURN
     }
 
@@ -248,10 +253,7 @@ impl Engine {
                 continue;
             };
             match self.datapath.flows().get(&flow.key) {
-                Some(pair) => {
-                    self.admission
-                        .handle_phase(now, id, Phase(pair.forward.phase));
-                }
+                Some(pair) => self.enter_phase(now, id, Phase(pair.forward.phase)),
                 None => self.admission.handle_missing(now, id),
             }
         }

@@ -111,6 +111,8 @@ impl Engine {
             expired: counters.expired,
             abandoned: counters.abandoned,
             retransmitted: counters.retransmitted,
+            retried: counters.retried,
+            admitted_max: counters.admitted_max,
         };
         (queue, requests)
     }
@@ -141,6 +143,8 @@ impl Engine {
             rate: Rate::default(),
             total: Totals {
                 connections: view.admitted,
+                refused: view.refused,
+                silent: view.silent,
                 ..Totals::default()
             },
         }

@@ -63,7 +63,7 @@ impl Engine {
                 self.reset_both(&pair);
             }
             // Late packets, and what an end that did not take its RST says, are still translated.
-            self.admission.handle_phase(now, flow.id, Phase::RESET);
+            self.enter_phase(now, flow.id, Phase::RESET);
             reset += 1;
         }
         if self.resets.next >= end {
@@ -91,7 +91,7 @@ impl Engine {
         }
     }
 
-    fn send_reset(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
+    pub(super) fn send_reset(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
         let sent = if is_known(way) {
             self.sockets.send(way, packet)
         } else {

@@ -15,6 +15,7 @@ use super::configure::Roster;
 use super::handle::{self, Message};
 use super::host_stack::HostStack;
 use super::resets::Resets;
+use super::retry::Kept;
 use super::sockets::Sockets;
 use super::{Engine, Handle, clock, first_control};
 use crate::admission::Admission;
@@ -180,6 +181,7 @@ async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> 
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
         resets: Resets::default(),
+        kept: Kept::default(),
         started: now,
         attached: None,
         stopping: false,

@@ -339,13 +339,13 @@ impl Record {
         told.connect_sizes = by_size(&self.total.connect);
         told.rate = self.rate;
         told.total = Totals {
-            connections: told.total.connections,
             requests: counters.requests,
             unanswered: counters.unanswered,
             packets_in: counters.packets_in,
             packets_out: counters.packets_out,
             bytes_in: counters.bytes_in,
             bytes_out: counters.bytes_out,
+            ..told.total
         };
     }
 }

@@ -199,6 +199,7 @@ impl Changes {
                 time(was.ceiling.slow_start),
                 time(is.ceiling.slow_start),
             ),
+            ("timeouts.connect", time(old.1.connect), time(new.1.connect)),
             (
                 "timeouts.handshake",
                 time(old.1.handshake),
@@ -332,6 +333,7 @@ per_source = 0
 policy = "queue-depth"
 interval = "1s"
 [service.timeouts]
+connect = "2s"
 handshake = "5s"
 idle = "5m"
 closing = "30s"
@@ -435,6 +437,11 @@ capacity = 64
                 "interval = \"1s\"",
                 "interval = \"1s\"\nslow_start = \"9s\"",
                 "service web: ceiling.slow_start: 0s -> 9s",
+            ),
+            (
+                "connect = \"2s\"",
+                "connect = \"3s\"",
+                "service web: timeouts.connect: 2s -> 3s",
             ),
             (
                 "handshake = \"5s\"",

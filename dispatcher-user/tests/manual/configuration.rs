@@ -312,6 +312,11 @@ const SECTIONS: &[Section] = &[
         place: Place::Timeouts,
         keys: &[
             key(
+                "connect",
+                Is("\"2s\""),
+                "a request was sent on and not answered: another back-end is asked",
+            ),
+            key(
                 "handshake",
                 Is("\"5s\""),
                 "a request was sent on, and the handshake is not finished",
