@@ -21,7 +21,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Control, serve};
 use crate::page;
-use crate::status::{BackendState, BackendStatus, ServiceStatus, Status, TimesBySize};
+use crate::status::{
+    BackendState, BackendStatus, InterfaceState, ServiceStatus, Status, TimesBySize,
+};
 
 /// Upper bounds of the buckets of `dispatcher_queue_wait_seconds`: from what a busy host needs to
 /// release a request to beyond the usual queue timeout.
@@ -149,6 +151,8 @@ metric_table! {
         "Packets to (in) and from (out) the back-end";
     BYTES: Counter Bytes "dispatcher_backend_bytes_total" ["service", "backend", "direction"],
         "Bytes to (in) and from (out) the back-end, from the IP header on";
+    INTERFACE_UP: Gauge Count "dispatcher_interface_up" ["interface"],
+        "1 while the interface is there, up and used, else 0";
 }
 
 /// What the program counts of events, not of packets.
@@ -309,6 +313,10 @@ impl Scrape {
         }
         for service in &status.services {
             self.set_service(service);
+        }
+        for interface in &status.interfaces {
+            let is_up = interface.state == InterfaceState::Up;
+            self.gauge(&INTERFACE_UP, &[&interface.name], u64::from(is_up));
         }
     }
 

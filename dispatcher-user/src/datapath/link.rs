@@ -1,6 +1,8 @@
 //! Attaching the program: natively where the driver can, pinned so that it outlives the daemon,
 //! and in place of an earlier program without a packet in between.
 
+use std::path::PathBuf;
+
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
@@ -9,7 +11,7 @@ use dispatcher_common::maps;
 use nix::net::if_::if_nametoindex;
 
 use super::pins::{self, LinkPin};
-use super::{Datapath, DatapathError, one_line, syscall};
+use super::{DatapathError, one_line, syscall};
 
 /// How the program is to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +59,21 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
     program.try_into().map_err(|_: ProgramError| missing())
 }
 
-impl Datapath {
-    /// Attaches the program to every interface, or to none; returns how. From here on it forwards
-    /// packets, and goes on doing so without the daemon.
+/// The loaded program, to be attached. Apart from its maps, because a driver may take seconds to
+/// attach it, in which requests are to be admitted.
+pub struct Attacher {
+    ebpf: Ebpf,
+    pin_path: PathBuf,
+}
+
+impl Attacher {
+    pub(super) const fn new(ebpf: Ebpf, pin_path: PathBuf) -> Self {
+        Self { ebpf, pin_path }
+    }
+
+    /// Attaches the program to every interface, or to none; returns how, in their order. From here
+    /// on it forwards packets, and goes on doing so without the daemon. Where an earlier run was
+    /// attached and this one is not, it is detached.
     ///
     /// # Errors
     ///
@@ -69,36 +83,66 @@ impl Datapath {
         &mut self,
         interfaces: &[String],
         mode: AttachMode,
-    ) -> Result<AttachedMode, DatapathError> {
+    ) -> Result<Vec<AttachedMode>, DatapathError> {
         let mut attached = Vec::new();
         for interface in interfaces {
             // A link that is dropped without a pin detaches: on an error nothing new stays.
             attached.push(self.attach_one(interface, mode)?);
         }
         let pins: Vec<LinkPin> = attached.iter().map(|one| one.pin.clone()).collect();
-        for Attached { pin, link } in attached {
-            let taken_over = link.is_none();
-            tracing::info!(
-                interface = pin.interface,
-                mode = pin.mode.label(),
-                taken_over,
-                "attached"
-            );
-            let Some(link) = link else { continue };
+        for one in attached {
+            self.pin(one)?;
+        }
+        self.remove_pins(|pin| !pins.contains(pin));
+        Ok(pins.iter().map(|pin| pin.mode).collect())
+    }
+
+    /// Attaches the program to an interface that was made anew; returns how.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach`]; the program is not attached there then.
+    pub fn attach_anew(
+        &mut self,
+        interface: &str,
+        mode: AttachMode,
+    ) -> Result<AttachedMode, DatapathError> {
+        let attached = self.attach_one(interface, mode)?;
+        let pin = attached.pin.clone();
+        self.pin(attached)?;
+        self.remove_pins(|other| other.interface == interface && *other != pin);
+        Ok(pin.mode)
+    }
+
+    /// Detaches the program from an interface, or forgets one that is gone.
+    pub fn detach(&self, interface: &str) {
+        self.remove_pins(|pin| pin.interface == interface);
+    }
+
+    /// Whether the link that holds the program on the interface is still pinned.
+    #[must_use]
+    pub fn is_pinned(&self, interface: &str, mode: AttachedMode) -> bool {
+        let interface = interface.to_owned();
+        LinkPin { interface, mode }.path(&self.pin_path).exists()
+    }
+
+    fn pin(&self, Attached { pin, link }: Attached) -> Result<(), DatapathError> {
+        let taken_over = link.is_none();
+        if let Some(link) = link {
             let path = pin.path(&self.pin_path);
             let _ = std::fs::remove_file(&path);
             link.pin(&path).map_err(|error| DatapathError::Attach {
-                interface: pin.interface,
+                interface: pin.interface.clone(),
                 reason: format!("its link cannot be pinned: {}", one_line(&error)),
             })?;
         }
-        self.detach_others(&pins);
-        let generic = pins.iter().any(|pin| pin.mode == AttachedMode::Generic);
-        Ok(if generic {
-            AttachedMode::Generic
-        } else {
-            AttachedMode::Native
-        })
+        tracing::info!(
+            interface = pin.interface,
+            mode = pin.mode.label(),
+            taken_over,
+            "attached"
+        );
+        Ok(())
     }
 
     fn attach_one(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, DatapathError> {
@@ -181,11 +225,10 @@ impl Datapath {
         Ok(true)
     }
 
-    /// Detaches from where an earlier run was attached and this one is not.
-    fn detach_others(&self, pins: &[LinkPin]) {
-        for other in pins::links(&self.pin_path).unwrap_or_default() {
-            if !pins.contains(&other) {
-                let _ = std::fs::remove_file(other.path(&self.pin_path));
+    fn remove_pins(&self, which: impl Fn(&LinkPin) -> bool) {
+        for pin in pins::links(&self.pin_path).unwrap_or_default() {
+            if which(&pin) {
+                let _ = std::fs::remove_file(pin.path(&self.pin_path));
             }
         }
     }
