@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dispatcher_common::verdict::DropReason;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT, Service};
 use dispatcher_tests::daemon::Daemon;
+use dispatcher_tests::netns::Namespace;
 use dispatcher_tests::scenario::assert_settles;
 use dispatcher_tests::server::{Count, Server};
 use dispatcher_tests::topology::{ENDPOINT_DEVICE, Family, Lab, Node, Shape, Topology};
@@ -29,6 +31,8 @@ const MOVED_ON: u64 = 2 << 20;
 /// Numbers of the sequence that a client reads at once, and its pause after each such read.
 const AT_ONCE: usize = 4096;
 const PACE: Duration = Duration::from_millis(2);
+/// Changes of routes and neighbours: several times what the socket for reports has room for.
+const CHANGES: usize = 20_000;
 /// How long the kernel may take to find something out, and flows to follow.
 const FOLLOWS: Duration = Duration::from_secs(20);
 
@@ -156,7 +160,7 @@ impl<'lab> Scene<'lab> {
                 scene.flows.push(Flow::start(lab.client(0), service, kind));
             }
         }
-        scene.follows("the start", Instant::now());
+        scene.flows_move_on("the start", Instant::now());
         scene
     }
 
@@ -265,6 +269,7 @@ fn lab(shape: Shape) -> Lab {
             ("ipv4/conf/all/arp_notify", "1"),
             ("ipv6/conf/all/ndisc_notify", "1"),
             ("ipv6/conf/all/keep_addr_on_down", "1"),
+            ("ipv4/conf/all/promote_secondaries", "1"),
         ])
         .unwrap();
     }
@@ -461,4 +466,323 @@ fn an_interface_that_is_removed_and_comes_back_is_used_again() {
         assert_eq!(gone, 2 * interfaces.len(), "a line each:\n{log}");
         scene.end();
     }
+}
+
+/// A packet that comes before the program is there may cost a connection: the host's stack answers
+/// it. New ones are admitted.
+#[test]
+fn an_interface_that_is_made_anew_all_at_once_serves_new_connections() {
+    let lab = lab(Shape::TwoArmed);
+    let mut scene = Scene::begin(&lab);
+    scene.flows.clear();
+    for interface in ["front", "back"] {
+        let mac = lab.dispatcher().mac(interface).unwrap();
+        for _ in 0..3 {
+            lab.unplug(interface).unwrap();
+            lab.plug_in(interface, mac).unwrap();
+            lab.connect(interface).unwrap();
+        }
+        scene.follows(
+            &format!("{interface} was made anew at once"),
+            Instant::now(),
+        );
+        scene.interface_becomes(interface, "state", "up");
+    }
+    scene.end();
+}
+
+/// What waits while the interface of its client is made anew is admitted over the new one.
+#[test]
+fn a_request_that_waits_outlives_the_interface_that_it_came_by() {
+    let lab = lab(Shape::TwoArmed);
+    let mut scene = Scene::begin_with(&lab, |config| {
+        for service in &mut config.services {
+            service.backends[0].ceiling = 2;
+            service.backends[0].capacity = 4;
+        }
+    });
+    let waiting: Vec<_> = FAMILIES
+        .map(|family| {
+            let service = lab.service(family, SERVICE_PORT);
+            lab.client(0).spawn(move || client::connect(service))
+        })
+        .into();
+    eventually(PATIENCE, "one of each family waits", || {
+        let status = scene.daemon.status().0;
+        let services = status["services"].as_array().unwrap();
+        services.iter().all(|one| one["queue"]["depth"] == 1)
+    });
+    let mac = lab.dispatcher().mac("front").unwrap();
+    lab.unplug("front").unwrap();
+    scene.interface_becomes("front", "state", "missing");
+    lab.plug_in("front", mac).unwrap();
+    scene.interface_becomes("front", "attach_mode", "native");
+    lab.connect("front").unwrap();
+    scene.flows_move_on("front was made anew while requests wait", Instant::now());
+    scene.flows.clear();
+    for one in waiting {
+        let mut stream = one.join().unwrap().unwrap();
+        stream.write_all(&[ECHO]).unwrap();
+        assert_eq!(client::exchange(&mut stream, b"hello").unwrap(), b"hello");
+    }
+    scene.end();
+}
+
+#[test]
+fn an_interface_with_other_queues_is_listened_to_on_all_of_them() {
+    let topology = Topology {
+        backends: 1,
+        queues: 4,
+        ..Topology::default()
+    };
+    let lab = topology.up().unwrap();
+    let (dispatcher, switch) = (lab.dispatcher(), lab.switch());
+    let queues = |namespace: &Namespace, device: &str, of: &str, count: &str| {
+        namespace.run(&["ethtool", "-L", device, of, count])
+    };
+    for interface in ["front", "back"] {
+        let port = format!("{interface}-port");
+        queues(switch, &port, "tx", "1").unwrap();
+        queues(dispatcher, interface, "rx", "1").unwrap();
+    }
+    let mut scene = Scene::begin(&lab);
+    assert_eq!(scene.interface("front", "queues"), 1);
+    let frames = scene.daemon.status().0["frames"]["total"].as_u64().unwrap();
+    // A veth must have as many queues to receive as its peer has to send, and new ones are not
+    // given the program before the daemon does so.
+    queues(dispatcher, "front", "rx", "4").unwrap();
+    scene.interface_becomes("front", "queues", 4);
+    queues(switch, "front-port", "tx", "4").unwrap();
+    let total = |scene: &Scene<'_>| scene.daemon.status().0["frames"]["total"].as_u64().unwrap();
+    assert_eq!(total(&scene), frames / 2 * 5);
+    for _ in 0..4 {
+        // The port spreads them over the queues by their client's port.
+        scene.follows("front has more queues", Instant::now());
+    }
+    assert_eq!(scene.daemon.status().dropped(DropReason::Unattended), 0);
+
+    // The kernel does not let an interface have fewer queues than have a socket.
+    queues(switch, "front-port", "tx", "1").unwrap();
+    let refused = queues(dispatcher, "front", "rx", "1").unwrap_err();
+    assert!(format!("{refused:#}").contains("AF_XDP"), "{refused:#}");
+    scene.follows("front may not have fewer queues", Instant::now());
+    assert_eq!(scene.interface("front", "queues"), 4);
+    scene.end();
+}
+
+#[test]
+fn another_mtu_is_followed() {
+    let lab = lab(Shape::TwoArmed);
+    let mut scene = Scene::begin(&lab);
+    for mtu in [1400, 1300, 1500] {
+        // Who sends must know, or its packets are too long.
+        for (node, device) in [
+            (lab.backend(0), ENDPOINT_DEVICE),
+            (lab.client(0), ENDPOINT_DEVICE),
+        ] {
+            scene.ip(node, &format!("link set {device} mtu {mtu}"));
+        }
+        for interface in ["front", "back"] {
+            scene.ip(lab.dispatcher(), &format!("link set {interface} mtu {mtu}"));
+        }
+        scene.follows(&format!("the MTU is {mtu}"), Instant::now());
+    }
+    scene.end();
+}
+
+#[test]
+fn the_dispatchers_own_addresses_may_change() {
+    let lab = lab(Shape::TwoArmed);
+    let mut scene = Scene::begin(&lab);
+    let dispatcher = lab.dispatcher();
+    for (interface, mac) in [
+        ("front", [2, 0, 0, 0, 0xd1, 1]),
+        ("back", [2, 0, 0, 0, 0xd1, 2]),
+    ] {
+        scene.ip(
+            dispatcher,
+            &format!("link set {interface} address {}", text_of(mac)),
+        );
+        scene.follows(
+            &format!("{interface} has another Ethernet address"),
+            Instant::now(),
+        );
+    }
+    let networks = [
+        ("front", lab.client(0), "198.51.100", "24", ""),
+        ("front", lab.client(0), "2001:db8:c:", "64", " nodad"),
+        ("back", lab.backend(0), "10.0.0", "24", ""),
+        ("back", lab.backend(0), "fd00:b:", "64", " nodad"),
+    ];
+    for (interface, neighbour, network, bits, flags) in networks {
+        let dot = if network.contains(':') { ':' } else { '.' };
+        let [old, new] = [1, 2].map(|host| format!("{network}{dot}{host}"));
+        scene.ip(
+            dispatcher,
+            &format!("address add {new}/{bits} dev {interface}{flags}"),
+        );
+        scene.ip(neighbour, &format!("route replace default via {new}"));
+        scene.ip(
+            dispatcher,
+            &format!("address del {old}/{bits} dev {interface}"),
+        );
+        scene.follows(
+            &format!("{interface} is {new} and not {old}"),
+            Instant::now(),
+        );
+    }
+    scene.end();
+}
+
+/// `client -- two routers -- dispatcher`. The second one has long known the dispatcher's Ethernet
+/// address when replies are routed by it: it never asks, so the dispatcher must.
+#[test]
+fn a_router_between_clients_and_the_dispatcher_is_replaced() {
+    let topology = Topology {
+        clients: 3,
+        backends: 1,
+        ..Topology::default()
+    };
+    let lab = topology.up().unwrap();
+    let (client, dispatcher) = (lab.client(0), lab.dispatcher());
+    let gateway = text_of(dispatcher.mac("front").unwrap());
+    client
+        .run(&["ip", "link", "set", ENDPOINT_DEVICE, "down"])
+        .unwrap();
+    let mut own =
+        String::from("address add 203.0.113.10/32 dev lo\naddress add 2001:db8:f::10/128 dev lo\n");
+    for at in [1, 2] {
+        let router = lab.client(at);
+        let pair = format!(
+            "ip link add up{at} type veth peer name inside netns {}",
+            router.name()
+        );
+        client.run(&pair.split(' ').collect::<Vec<_>>()).unwrap();
+        own += &format!(
+            "link set up{at} up\naddress add 10.9.{at}.2/24 dev up{at}\n\
+             address add fd00:9:{at}::2/64 dev up{at} nodad\n"
+        );
+        router
+            .sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])
+            .unwrap();
+        for scope in ["all", "eth0", "inside"] {
+            router
+                .sysctl(&[(&format!("ipv4/conf/{scope}/rp_filter"), "0")])
+                .unwrap();
+        }
+        let (v4, v6) = (dispatcher.ip(Family::V4), dispatcher.ip(Family::V6));
+        router
+            .batch(
+                "ip",
+                &format!(
+                    "link set inside up\naddress add 10.9.{at}.1/24 dev inside\n\
+                     address add fd00:9:{at}::1/64 dev inside nodad\n\
+                     route add 203.0.113.10 via 10.9.{at}.2\n\
+                     route add 2001:db8:f::10 via fd00:9:{at}::2\n\
+                     neighbour replace {v4} lladdr {gateway} dev eth0 nud permanent\n\
+                     neighbour replace {v6} lladdr {gateway} dev eth0 nud permanent\n"
+                ),
+            )
+            .unwrap();
+    }
+    for scope in ["all", "up1", "up2"] {
+        client.batch("ip", &own).unwrap_or(());
+        client
+            .sysctl(&[(&format!("ipv4/conf/{scope}/rp_filter"), "0")])
+            .unwrap();
+    }
+    let vias = |at: u8| {
+        [
+            (
+                format!("10.9.{at}.1"),
+                "203.0.113.10",
+                lab.client(at.into()).ip(Family::V4),
+            ),
+            (
+                format!("fd00:9:{at}::1"),
+                "2001:db8:f::10",
+                lab.client(at.into()).ip(Family::V6),
+            ),
+        ]
+    };
+    for (next, address, router) in vias(1) {
+        let route = format!("route replace default via {next} src {address}");
+        client.batch("ip", &route).unwrap();
+        let route = format!("route replace {address} via {router}");
+        dispatcher.batch("ip", &route).unwrap();
+    }
+    let mut scene = Scene::begin(&lab);
+    // Nothing of the second router is known; it forwards nothing from the client yet.
+    dispatcher
+        .run(&["ip", "neigh", "flush", "dev", "front"])
+        .unwrap();
+    for (_, address, router) in vias(2) {
+        scene.ip(dispatcher, &format!("route replace {address} via {router}"));
+    }
+    for (_, _, router) in vias(2) {
+        scene.kernel_says(&router.to_string(), "lladdr");
+    }
+    let before = packets_of(lab.client(1), "inside");
+    scene.follows("replies are routed by another router", Instant::now());
+    let by_the_first = packets_of(lab.client(1), "inside") - before;
+    println!("the first router delivered {by_the_first} packets after that");
+    // And what the client sends; then the first one is switched off.
+    for (next, address, _) in vias(2) {
+        scene.ip(
+            client,
+            &format!("route replace default via {next} src {address}"),
+        );
+    }
+    lab.client(1)
+        .run(&["ip", "link", "set", ENDPOINT_DEVICE, "down"])
+        .unwrap();
+    scene.follows("the first router is off", Instant::now());
+    scene.end();
+}
+
+/// More is reported at once than there is room for; what mattered was among it.
+#[test]
+fn more_changes_than_can_be_heard_are_made_up_for() {
+    let lab = lab(Shape::TwoArmed);
+    let mut scene = Scene::begin(&lab);
+    scene.daemon.signal(Signal::SIGSTOP).unwrap();
+    let dispatcher = lab.dispatcher();
+    let mut random = 0x5eed_u64;
+    let mut script = String::new();
+    for _ in 0..CHANGES {
+        // xorshift64
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let [a, b, what, ..] = random.to_le_bytes();
+        script += &match what % 4 {
+            0 => format!("route replace 10.{a}.{b}.0/24 via 10.0.0.200\n"),
+            1 => format!("route replace blackhole 10.{a}.{b}.0/24 metric 7\n"),
+            2 => format!(
+                "neigh replace 10.0.0.{} lladdr 2:0:0:0:{a:x}:{b:x} dev back\n",
+                100 + a % 90
+            ),
+            _ => format!("route replace fd77:{a:x}{b:02x}::/32 dev back\n"),
+        };
+    }
+    dispatcher.batch("ip", &script).unwrap();
+    let mac = [2, 0, 0, 0, 0xbe, 11];
+    scene.ip(
+        lab.backend(0),
+        &format!("link set eth0 address {}", text_of(mac)),
+    );
+    for family in FAMILIES {
+        scene.kernel_says(&lab.backend(0).ip(family).to_string(), &text_of(mac));
+    }
+    scene.daemon.signal(Signal::SIGCONT).unwrap();
+    scene.follows("more changes than could be heard", Instant::now());
+    let log = scene.daemon.log();
+    assert!(
+        log.contains("more network changes than were heard"),
+        "{log}"
+    );
+    // Heard one after the other, they are followed too.
+    dispatcher.batch("ip", &script).unwrap();
+    scene.follows("as many changes again", Instant::now());
+    scene.end();
 }

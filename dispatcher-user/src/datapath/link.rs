@@ -1,8 +1,6 @@
 //! Attaching the program: natively where the driver can, pinned so that it outlives the daemon,
 //! and in place of an earlier program without a packet in between.
 
-use std::path::PathBuf;
-
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
@@ -11,7 +9,7 @@ use dispatcher_common::maps;
 use nix::net::if_::if_nametoindex;
 
 use super::pins::{self, LinkPin};
-use super::{DatapathError, one_line, syscall};
+use super::{DatapathConfig, DatapathError, load_program, one_line, syscall};
 
 /// How the program is to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,12 +61,12 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
 /// attach it, in which requests are to be admitted.
 pub struct Attacher {
     ebpf: Ebpf,
-    pin_path: PathBuf,
+    config: DatapathConfig,
 }
 
 impl Attacher {
-    pub(super) const fn new(ebpf: Ebpf, pin_path: PathBuf) -> Self {
-        Self { ebpf, pin_path }
+    pub(super) const fn new(ebpf: Ebpf, config: DatapathConfig) -> Self {
+        Self { ebpf, config }
     }
 
     /// Attaches the program to every interface, or to none; returns how, in their order. From here
@@ -114,6 +112,31 @@ impl Attacher {
         Ok(pin.mode)
     }
 
+    /// Puts another copy of the program in its place on an interface that has more receive queues
+    /// now. Drivers that change their queues while they run may not give the new ones the program
+    /// (veth does not), and take no notice when they are given one that they have.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it; the earlier one stays then.
+    pub fn renew(&mut self, interface: &str, mode: AttachedMode) -> Result<(), DatapathError> {
+        let pin = LinkPin {
+            interface: interface.to_owned(),
+            mode,
+        };
+        let link = syscall::link_ifindex(&pin.path(&self.config.pin_path));
+        let ifindex = link.map_err(|error| DatapathError::Attach {
+            interface: interface.to_owned(),
+            reason: format!("its pinned link cannot be read: {error}"),
+        })?;
+        let before = std::mem::replace(&mut self.ebpf, load_program(&self.config)?);
+        let renewed = self.take_over(&pin, ifindex);
+        if renewed.is_err() {
+            self.ebpf = before;
+        }
+        renewed.map(drop)
+    }
+
     /// Detaches the program from an interface, or forgets one that is gone.
     pub fn detach(&self, interface: &str) {
         self.remove_pins(|pin| pin.interface == interface);
@@ -123,13 +146,15 @@ impl Attacher {
     #[must_use]
     pub fn is_pinned(&self, interface: &str, mode: AttachedMode) -> bool {
         let interface = interface.to_owned();
-        LinkPin { interface, mode }.path(&self.pin_path).exists()
+        LinkPin { interface, mode }
+            .path(&self.config.pin_path)
+            .exists()
     }
 
     fn pin(&self, Attached { pin, link }: Attached) -> Result<(), DatapathError> {
         let taken_over = link.is_none();
         if let Some(link) = link {
-            let path = pin.path(&self.pin_path);
+            let path = pin.path(&self.config.pin_path);
             let _ = std::fs::remove_file(&path);
             link.pin(&path).map_err(|error| DatapathError::Attach {
                 interface: pin.interface.clone(),
@@ -202,7 +227,7 @@ impl Attacher {
     /// Puts this program in the place of the one that a pinned link holds on the same interface;
     /// no packet passes in between.
     fn take_over(&mut self, pin: &LinkPin, ifindex: u32) -> Result<bool, DatapathError> {
-        let path = pin.path(&self.pin_path);
+        let path = pin.path(&self.config.pin_path);
         // Another index: the interface was removed and made anew, the link is attached to nothing.
         if syscall::link_ifindex(&path).ok() != Some(ifindex) {
             return Ok(false);
@@ -226,9 +251,9 @@ impl Attacher {
     }
 
     fn remove_pins(&self, which: impl Fn(&LinkPin) -> bool) {
-        for pin in pins::links(&self.pin_path).unwrap_or_default() {
+        for pin in pins::links(&self.config.pin_path).unwrap_or_default() {
             if which(&pin) {
-                let _ = std::fs::remove_file(pin.path(&self.pin_path));
+                let _ = std::fs::remove_file(pin.path(&self.config.pin_path));
             }
         }
     }

@@ -178,18 +178,7 @@ impl Datapath {
         adopted: bool,
         in_use: pins::InUse,
     ) -> Result<(Self, Attacher), DatapathError> {
-        let entries = maps::flow_entries(config.flow_capacity);
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(maps::FLOWS.name, entries);
-        for spec in maps::ALL {
-            loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
-        }
-        let mut ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| DatapathError::refused("the maps", &error))?;
-        link::program(&mut ebpf)?
-            .load()
-            .map_err(|error| DatapathError::refused("the program", &error))?;
+        let mut ebpf = load_program(config)?;
         let datapath = Self {
             flows: FlowTable::new(take_map(&mut ebpf, maps::FLOWS.name)?)?,
             services: take(&mut ebpf, maps::SERVICES.name)?,
@@ -204,7 +193,7 @@ impl Datapath {
             adopted,
             _in_use: in_use,
         };
-        Ok((datapath, Attacher::new(ebpf, config.pin_path.clone())))
+        Ok((datapath, Attacher::new(ebpf, config.clone())))
     }
 
     /// Whether the maps are those of an earlier run.
@@ -217,6 +206,23 @@ impl Datapath {
     pub fn flows(&mut self) -> &mut FlowTable {
         &mut self.flows
     }
+}
+
+/// Loads the program with the pinned maps, or makes and pins them.
+fn load_program(config: &DatapathConfig) -> Result<Ebpf, DatapathError> {
+    let entries = maps::flow_entries(config.flow_capacity);
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(maps::FLOWS.name, entries);
+    for spec in maps::ALL {
+        loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| DatapathError::refused("the maps", &error))?;
+    link::program(&mut ebpf)?
+        .load()
+        .map_err(|error| DatapathError::refused("the program", &error))?;
+    Ok(ebpf)
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, DatapathError> {

@@ -256,6 +256,12 @@ impl Interfaces {
             return Ok(());
         }
         let before = one.sockets;
+        if let Some(mode) = one.mode.filter(|_| before > 0 && wanted > before)
+            && let Err(error) = self.attacher.renew(&one.name, mode)
+        {
+            one.failed(now, error.to_string());
+            return self.tell(place, Vec::new());
+        }
         one.transmit_queues = transmit_queues;
         one.sockets = before.min(wanted);
         let mut opened = Vec::new();

@@ -128,6 +128,8 @@ fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
     use super::*;
 
     fn answer(kind: RouteType, attributes: Vec<RouteAttribute>) -> Route {
@@ -197,5 +199,25 @@ mod tests {
             panic!("a refusal is no route");
         };
         assert_eq!(why, "no route to 10.0.0.2; add one with `ip route`");
+    }
+
+    #[test]
+    fn all_gateways_of_a_route_are_told_with_their_interfaces() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        let by = |oif: u32, last: u8| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = oif;
+            let gateway = RouteAddress::Inet([10, 0, 0, last].into());
+            hop.attributes = vec![RouteAttribute::Gateway(gateway)];
+            hop
+        };
+        message.attributes = vec![RouteAttribute::MultiPath(vec![by(2, 7), by(3, 8)])];
+        assert_eq!(gateways(&message), [], "no family");
+        message.header.address_family = AddressFamily::Inet;
+        let both = [(2, [10, 0, 0, 7].into()), (3, [10, 0, 0, 8].into())];
+        assert_eq!(gateways(&message), both);
+        message.attributes = vec![RouteAttribute::Oif(2)];
+        assert_eq!(gateways(&message), [], "on the link");
     }
 }
