@@ -26,6 +26,8 @@ use crate::xsk::{self, XskConfig, XskError, XskSocket};
 /// How often interfaces are looked at when nothing is reported: not every driver's change of its
 /// queues is.
 const LOOK: u64 = 500;
+/// Time between two looks in a storm of reports.
+const REST: u16 = 10;
 /// Pause before what failed is tried again the first time, and the longest one.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -155,6 +157,7 @@ impl Interfaces {
                     return;
                 }
             }
+            let _ = poll(&mut [PollFd::new(stop, PollFlags::POLLIN)], REST);
         }
     }
 
