@@ -18,8 +18,9 @@ use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::netns::Namespace;
 use dispatcher_tests::scenario::assert_settles;
 use dispatcher_tests::server::{Count, Server};
-use dispatcher_tests::topology::{ENDPOINT_DEVICE, Family, Lab, Node, Shape, Topology};
-use dispatcher_tests::{PATIENCE, POLL, client, eventually};
+use dispatcher_tests::topology::{Card, ENDPOINT_DEVICE, Family, Lab, Node, Shape, Topology};
+use dispatcher_tests::{PATIENCE, POLL, client, each_at_once, eventually};
+use dispatcher_user::xsk::{XskConfig, XskSocket};
 use nix::sys::signal::Signal;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -27,7 +28,7 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const SEQUENCE: u8 = b's';
 const ECHO: u8 = b'e';
 /// Bytes that a flow must move on by to have followed: more than was on its way.
-const MOVED_ON: u64 = 2 << 20;
+const MOVED_ON: u64 = 1 << 20;
 /// Numbers of the sequence that a client reads at once, and its pause after each such read.
 const AT_ONCE: usize = 4096;
 const PACE: Duration = Duration::from_millis(2);
@@ -450,7 +451,7 @@ fn an_interface_that_is_removed_and_comes_back_is_used_again() {
                 let up = scene.daemon.metric("dispatcher_interface_up", interface);
                 assert_eq!(up.unwrap(), 0.0);
 
-                lab.plug_in(interface, mac).unwrap();
+                lab.plug_in(interface, Card::new(mac)).unwrap();
                 scene.interface_becomes(interface, "attach_mode", "native");
                 assert_eq!(scene.interface(interface, "state"), "down");
                 lab.connect(interface).unwrap();
@@ -479,7 +480,7 @@ fn an_interface_that_is_made_anew_all_at_once_serves_new_connections() {
         let mac = lab.dispatcher().mac(interface).unwrap();
         for _ in 0..3 {
             lab.unplug(interface).unwrap();
-            lab.plug_in(interface, mac).unwrap();
+            lab.plug_in(interface, Card::new(mac)).unwrap();
             lab.connect(interface).unwrap();
         }
         scene.follows(
@@ -515,7 +516,7 @@ fn a_request_that_waits_outlives_the_interface_that_it_came_by() {
     let mac = lab.dispatcher().mac("front").unwrap();
     lab.unplug("front").unwrap();
     scene.interface_becomes("front", "state", "missing");
-    lab.plug_in("front", mac).unwrap();
+    lab.plug_in("front", Card::new(mac)).unwrap();
     scene.interface_becomes("front", "attach_mode", "native");
     lab.connect("front").unwrap();
     scene.flows_move_on("front was made anew while requests wait", Instant::now());
@@ -548,14 +549,32 @@ fn an_interface_with_other_queues_is_listened_to_on_all_of_them() {
     let mut scene = Scene::begin(&lab);
     assert_eq!(scene.interface("front", "queues"), 1);
     let frames = scene.daemon.status().0["frames"]["total"].as_u64().unwrap();
-    // A veth must have as many queues to receive as its peer has to send, and new ones are not
-    // given the program before the daemon does so.
-    queues(dispatcher, "front", "rx", "4").unwrap();
-    scene.interface_becomes("front", "queues", 4);
-    queues(switch, "front-port", "tx", "4").unwrap();
     let total = |scene: &Scene<'_>| scene.daemon.status().0["frames"]["total"].as_u64().unwrap();
+
+    // A veth must have as many queues to receive as its peer has to send, and new ones are not
+    // given the program before the daemon does so. One of them is taken before it looks.
+    scene.daemon.signal(Signal::SIGSTOP).unwrap();
+    queues(dispatcher, "front", "rx", "4").unwrap();
+    let config = XskConfig::default();
+    let taken = dispatcher.enter(|| XskSocket::open("front", 3, &config));
+    scene.daemon.signal(Signal::SIGCONT).unwrap();
+    scene.interface_becomes("front", "state", "failed");
+    assert_eq!(scene.interface("front", "queues"), 3);
+    let why = scene.interface("front", "why").to_string();
+    assert!(why.contains("already has an AF_XDP socket"), "{why}");
+    assert!(
+        scene
+            .daemon
+            .ask(&["status"])
+            .unwrap()
+            .contains("front is failed: queue 3")
+    );
+    drop(taken);
+    scene.interface_becomes("front", "state", "up");
+    assert_eq!(scene.interface("front", "queues"), 4);
     assert_eq!(total(&scene), frames / 2 * 5);
-    for _ in 0..4 {
+    queues(switch, "front-port", "tx", "4").unwrap();
+    for _ in 0..3 {
         // The port spreads them over the queues by their client's port.
         scene.follows("front has more queues", Instant::now());
     }
@@ -567,7 +586,56 @@ fn an_interface_with_other_queues_is_listened_to_on_all_of_them() {
     assert!(format!("{refused:#}").contains("AF_XDP"), "{refused:#}");
     scene.follows("front may not have fewer queues", Instant::now());
     assert_eq!(scene.interface("front", "queues"), 4);
+    // One that comes back may.
+    let card = Card {
+        queues: 2,
+        ..Card::new(dispatcher.mac("front").unwrap())
+    };
+    lab.unplug("front").unwrap();
+    scene.interface_becomes("front", "state", "missing");
+    lab.plug_in("front", card).unwrap();
+    scene.interface_becomes("front", "queues", 2);
+    assert_eq!(total(&scene), frames / 2 * 3);
+    lab.connect("front").unwrap();
+    scene.follows("front came back with fewer queues", Instant::now());
     scene.end();
+}
+
+/// The MTU is too large for native XDP on a veth.
+#[test]
+fn an_interface_that_comes_back_without_native_xdp_is_attached_as_configured() {
+    each_at_once(["auto", "native"], |attach_mode| {
+        let lab = lab(Shape::TwoArmed);
+        let mut scene = Scene::begin_with(&lab, |config| config.attach_mode = attach_mode);
+        assert_eq!(scene.daemon.status().0["attach_mode"], "native");
+        let card = Card {
+            mtu: 9000,
+            ..Card::new(lab.dispatcher().mac("front").unwrap())
+        };
+        lab.unplug("front").unwrap();
+        scene.interface_becomes("front", "state", "missing");
+        lab.plug_in("front", card).unwrap();
+        let is_generic = attach_mode == "auto";
+        if is_generic {
+            scene.interface_becomes("front", "attach_mode", "generic");
+            assert_eq!(scene.daemon.status().0["attach_mode"], "generic");
+        } else {
+            scene.interface_becomes("front", "state", "failed");
+            let why = scene.interface("front", "why").to_string();
+            assert!(why.contains("no native XDP, or not at this MTU"), "{why}");
+            assert_eq!(scene.interface("front", "queues"), 0);
+        }
+        for (node, device) in [(lab.switch(), "front-port"), (&**lab.dispatcher(), "front")] {
+            node.run(&["ip", "link", "set", device, "mtu", "1500"])
+                .unwrap();
+        }
+        let mode = if is_generic { "generic" } else { "native" };
+        scene.interface_becomes("front", "attach_mode", mode);
+        lab.connect("front").unwrap();
+        scene.follows(&format!("front came back, {attach_mode}"), Instant::now());
+        assert_eq!(scene.interface("front", "state"), "up");
+        scene.end();
+    });
 }
 
 #[test]

@@ -16,6 +16,29 @@ use crate::port_program::{PinnedProgram, PortProgram};
 /// See [`Lab::set_offloads`].
 const OFFLOADS_OFF: &str = "tx off tso off gso off gro off rxvlan off txvlan off";
 
+/// What an interface is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Card {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
+    /// Queues to receive and to send.
+    pub queues: u8,
+}
+
+impl Card {
+    /// With an MTU of 1500 and one queue.
+    #[must_use]
+    pub const fn new(mac: [u8; 6]) -> Self {
+        Self {
+            mac,
+            mtu: 1500,
+            queues: 1,
+        }
+    }
+}
+
 impl Lab {
     /// Takes an interface of the dispatcher away, as the removal of a card or of its driver does.
     pub fn unplug(&self, interface: &str) -> Result<()> {
@@ -24,15 +47,15 @@ impl Lab {
     }
 
     /// Makes an interface of the dispatcher anew, with the addresses that it had, under a new
-    /// index and with `mac`, up but without a carrier until [`Self::connect`]. Without VLANs only.
-    pub fn plug_in(&self, interface: &'static str, mac: [u8; 6]) -> Result<()> {
+    /// index, up but without a carrier until [`Self::connect`]. Without VLANs only.
+    pub fn plug_in(&self, interface: &'static str, card: Card) -> Result<()> {
         let port = format!("{interface}-port");
-        let queues = self.topology.queues;
+        let Card { mac, mtu, queues } = card;
         let (dispatcher, switch) = (self.dispatcher.name(), self.switch.name());
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         let script = format!(
-            "link add {interface} netns {dispatcher} address {mac} numtxqueues {queues} \
-             numrxqueues {queues} type veth peer name {port} netns {switch} \
+            "link add {interface} netns {dispatcher} address {mac} mtu {mtu} numtxqueues {queues} \
+             numrxqueues {queues} type veth peer name {port} netns {switch} mtu {mtu} \
              numtxqueues {queues} numrxqueues {queues}\n"
         );
         netns::feed(Command::new("ip").args(["-batch", "-"]), &script)?;
