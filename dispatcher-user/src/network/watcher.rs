@@ -159,8 +159,8 @@ impl Watcher {
         }
     }
 
-    /// Opens the sockets anew, and has everything read again. Returns whether that came to be before
-    /// the targets' sender was gone.
+    /// Opens the sockets anew, and has everything read again. Returns whether that came to be
+    /// before the targets' sender was gone.
     async fn reopen(&mut self) -> bool {
         while self.targets.has_changed().is_ok() {
             match Sockets::open() {
