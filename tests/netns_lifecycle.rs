@@ -199,11 +199,22 @@ fn unloading_under_a_running_daemon_detaches_also_one_that_had_adopted() {
     daemon.stop().unwrap();
     assert!(has_program(lab.dispatcher()).unwrap());
     daemon.restart().unwrap();
-    daemon.unload().unwrap();
+    let refused = daemon.run_unload(&[]).unwrap();
+    assert_refused(&refused, &["a dispatcher runs", "--force"]);
+    assert!(has_program(lab.dispatcher()).unwrap());
+
+    assert!(daemon.run_unload(&["--force"]).unwrap().status.success());
     ensure_detached(lab.dispatcher()).unwrap();
     assert!(!daemon.files().pin_path.exists());
     daemon.unload().unwrap();
     assert!(daemon.is_alive());
+    eventually(PATIENCE, "the daemon says so", || {
+        let status = daemon.status().0;
+        let failed = |one: &serde_json::Value| one["state"] == "failed";
+        let interfaces = status["interfaces"].as_array().unwrap();
+        interfaces.iter().all(failed)
+    });
+    assert!(daemon.log().contains("somebody unloaded the program"));
     assert!(daemon.stop().unwrap().success());
     daemon.restart().unwrap();
     assert!(has_program(lab.dispatcher()).unwrap());

@@ -560,6 +560,23 @@ fn the_kernel_keeps_a_targets_neighbour_reachable_without_traffic() {
     });
 }
 
+/// Replies to clients go by them, and a gateway need not ask for the dispatcher's address before.
+#[test]
+fn gateways_of_routes_are_resolved_though_nothing_is_sent_by_them() {
+    let lab = Lab::new();
+    lab.ip("lb", "route add 203.0.113.0/24 via 192.0.2.2");
+    lab.inside(|| async {
+        let mut watched = Watched::start(&["10.0.1.2"]).await;
+        watched.until_via("10.0.1.2", BACKEND).await;
+        lab.kernel_says("192.0.2.2", &format!("{CLIENT:?}")).await;
+
+        let before = watched.settled().await;
+        lab.ip("lb", "route add 2001:db8:f::/64 via fd00:1::2");
+        lab.kernel_says("fd00:1::2", &format!("{BACKEND:?}")).await;
+        assert!(watched.settled().await > before);
+    });
+}
+
 #[test]
 fn changes_lost_in_a_flood_are_found_again() {
     const ROUTES: u32 = 20_000;

@@ -22,7 +22,8 @@ use crate::pipeline::Verdict;
 /// The next hop of a packet that was rewritten already.
 ///
 /// When the routing table does not know one (no neighbour yet, forwarding off), the flow keeps the
-/// last that it had: for replies that is at first the machine that delivered the SYN.
+/// last that it had: for replies that is at first the machine that delivered the SYN. An interface
+/// that was made anew since is known in `LINKS` by its former index, too; one that is gone is not.
 #[inline(always)]
 pub fn next_hop(
     frame: &Frame<'_>,
@@ -40,10 +41,14 @@ pub fn next_hop(
             ..next_hop
         },
         Route::Denied => return Err(Verdict::Drop(DropReason::Unreachable)),
-        Route::Unknown if known.ifindex == 0 => return Err(Verdict::HandToHost),
-        Route::Unknown => NextHop {
-            generation,
-            ..known
+        // SAFETY: as in `ask`.
+        Route::Unknown => match unsafe { LINKS.get(known.ifindex) } {
+            Some(link) => NextHop {
+                ifindex: link.device,
+                generation,
+                ..known
+            },
+            None => return Err(Verdict::HandToHost),
         },
     };
     flow.set_next_hop(&next_hop);

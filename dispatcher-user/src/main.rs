@@ -1,11 +1,11 @@
 //! The `dispatcher` command: does what was typed, and tells what failed in one line and a code.
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
 use dispatcher_user::admin::{
     BackendAction, BackendDone, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
@@ -410,11 +410,18 @@ fn tell_truncated(truncated: bool, shown: usize) {
 }
 
 fn unload(args: &UnloadArgs) -> anyhow::Result<ExitCode> {
-    let unloaded = match &args.config {
-        Some(file) => datapath::unload(&Config::load(file)?.dataplane.pin_path)?,
-        None => datapath::unload(Path::new(PIN_PATH_DEFAULT))?,
+    let pin_path = match &args.config {
+        Some(file) => Config::load(file)?.dataplane.pin_path,
+        None => PathBuf::from(PIN_PATH_DEFAULT),
     };
-    print(&format!("{unloaded}\n"))
+    if !args.force && datapath::is_in_use(&pin_path)? {
+        bail!(
+            "a dispatcher runs with the pins in {}: stop it first, or cut it off from its program \
+             with --force",
+            pin_path.display()
+        );
+    }
+    print(&format!("{}\n", datapath::unload(&pin_path)?))
 }
 
 fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {

@@ -219,6 +219,7 @@ impl View {
             version: latest.version.clone(),
             dropped: latest.dropped.clone(),
             handled: latest.handled.clone(),
+            interfaces: latest.interfaces.clone(),
             groups: latest.groups.clone(),
             services: services.collect(),
             ..**latest

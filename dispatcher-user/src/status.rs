@@ -33,6 +33,8 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
+    /// The interfaces, in the order of the configuration.
+    pub interfaces: Vec<InterfaceStatus>,
 }
 
 impl Status {
@@ -88,6 +90,48 @@ impl AttachMode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+        }
+    }
+}
+
+/// One interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub state: InterfaceState,
+    /// How the program is attached to it, if it is.
+    pub attach_mode: Option<AttachMode>,
+    /// Receive queues with a socket.
+    pub queues: u64,
+    /// What is wrong, while it is `failed`.
+    pub why: Option<String>,
+}
+
+/// How an interface is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterfaceState {
+    /// In use.
+    Up,
+    /// There, but down or without a carrier.
+    Down,
+    /// Not there.
+    Missing,
+    /// There, but the program cannot be attached or a socket cannot be opened.
+    Failed,
+}
+
+impl InterfaceState {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
         }
     }
 }

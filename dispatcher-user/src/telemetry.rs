@@ -21,7 +21,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Control, serve};
 use crate::page;
-use crate::status::{BackendState, BackendStatus, ServiceStatus, Status, TimesBySize};
+use crate::status::{
+    BackendState, BackendStatus, InterfaceState, ServiceStatus, Status, TimesBySize,
+};
 
 /// Upper bounds of the buckets of `dispatcher_queue_wait_seconds`: from what a busy host needs to
 /// release a request to beyond the usual queue timeout.
@@ -154,6 +156,8 @@ metric_table! {
     CONNECT_FAILURES: Counter Count "dispatcher_backend_connect_failures_total"
         ["service", "backend", "reason"],
         "Connections that the back-end refused or, silent, did not answer in time";
+    INTERFACE_UP: Gauge Count "dispatcher_interface_up" ["interface"],
+        "1 while the interface is there, up and used, else 0";
 }
 
 /// What the program counts of events, not of packets.
@@ -314,6 +318,10 @@ impl Scrape {
         }
         for service in &status.services {
             self.set_service(service);
+        }
+        for interface in &status.interfaces {
+            let is_up = interface.state == InterfaceState::Up;
+            self.gauge(&INTERFACE_UP, &[&interface.name], u64::from(is_up));
         }
     }
 

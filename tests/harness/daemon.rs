@@ -346,9 +346,7 @@ impl<'lab> Daemon<'lab> {
 
     /// `dispatcher unload`: detaches the program and removes the pins.
     pub fn unload(&self) -> Result<()> {
-        let mut command = dispatcher_in(self.namespace)?;
-        command.args(["unload", "--config"]).arg(&self.files.config);
-        let output = command.stdin(Stdio::null()).output()?;
+        let output = self.run_unload(&[])?;
         ensure!(
             output.status.success(),
             "dispatcher unload ended with {}: {}",
@@ -356,6 +354,13 @@ impl<'lab> Daemon<'lab> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())
+    }
+
+    /// `dispatcher unload` with further words, whatever comes of it.
+    pub fn run_unload(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = dispatcher_in(self.namespace)?;
+        command.args(["unload", "--config"]).arg(&self.files.config);
+        Ok(command.args(arguments).stdin(Stdio::null()).output()?)
     }
 
     /// Stops and unloads; fails if a pin or an attached program is left.

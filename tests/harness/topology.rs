@@ -13,6 +13,8 @@
 
 mod wiring;
 
+pub use wiring::Card;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;

@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::history::History;
 use crate::status::{
     AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
-    FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
-    SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
+    FrameStatus, GroupStatus, InterfaceState, InterfaceStatus, QueueRow, QueueStatus, Rate,
+    Requests, ServiceStatus, Status, SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
 use crate::telemetry::{QUEUE_WAIT_BUCKETS, TIMES_BUCKETS};
 
@@ -176,6 +176,22 @@ pub(crate) fn status() -> Status {
             },
             backends: vec![backend()],
         }],
+        interfaces: vec![
+            InterfaceStatus {
+                name: "eth0".to_owned(),
+                state: InterfaceState::Up,
+                attach_mode: Some(AttachMode::Native),
+                queues: 4,
+                why: None,
+            },
+            InterfaceStatus {
+                name: "eth1".to_owned(),
+                state: InterfaceState::Missing,
+                attach_mode: None,
+                queues: 0,
+                why: None,
+            },
+        ],
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::human::{Tone, View, painted, size, time};
 use crate::status::{
-    BackendState, BackendStatus, CeilingMove, FlowRow, QueueRow, ServiceStatus, Status,
+    BackendState, BackendStatus, CeilingMove, FlowRow, InterfaceState, QueueRow, ServiceStatus,
+    Status,
 };
 
 /// Spaces between columns.
@@ -167,6 +168,19 @@ pub fn status_tables(status: &Status, view: View) -> String {
         let line = format!("dropped: {}", dropped.join(", "));
         text.push_str(&painted(&line, Tone::Notable, view.colour));
         text.push('\n');
+    }
+    for interface in &status.interfaces {
+        if interface.state != InterfaceState::Up {
+            let why = interface.why.iter().map(|why| format!(": {why}"));
+            let line = format!(
+                "interface {} is {}",
+                interface.name,
+                interface.state.label()
+            );
+            let line = why.fold(line, |line, why| line + &why);
+            text.push_str(&painted(&line, Tone::Bad, view.colour));
+            text.push('\n');
+        }
     }
     for group in &status.groups {
         text.push_str(&format!(

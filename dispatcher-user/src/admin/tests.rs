@@ -125,7 +125,11 @@ async fn the_status_has_the_names_that_users_rely_on() {
                   "wait_ms": { "p50": 40, "p99": 180, "max": null } },
               "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
                   "expired": 10, "abandoned": 7, "retransmitted": 11, "retried": 5 },
-              "backends": [ backend ] } ] })
+              "backends": [ backend ] } ],
+          "interfaces": [
+              { "name": "eth0", "state": "up", "attach_mode": "native", "queues": 4, "why": null },
+              { "name": "eth1", "state": "missing", "attach_mode": null, "queues": 0,
+                "why": null } ] })
     );
 }
 
@@ -536,6 +540,7 @@ fn tables_are_aligned() {
         "\
 dispatcher 0.1.0, up 12 s, attached native, flows 12 of 262144
 dropped: no_flow 7
+interface eth1 is missing
 group db: 32 of 100 connections, most 40
 
 web  192.0.2.10:80

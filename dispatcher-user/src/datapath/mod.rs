@@ -26,9 +26,9 @@ use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 pub use flows::{FlowTable, InstallError};
 pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
-pub use link::{AttachMode, AttachedMode};
+pub use link::{AttachMode, AttachedMode, Attacher};
 pub use meters::Meters;
-pub use pins::{Unloaded, unload};
+pub use pins::{Unloaded, is_in_use, unload};
 
 /// The program as it was built, with BTF.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DISPATCHER_BPF_OBJECT"));
@@ -138,9 +138,8 @@ pub struct DatapathConfig {
     pub flow_capacity: u32,
 }
 
-/// The loaded program with its maps.
+/// The maps of the loaded program.
 pub struct Datapath {
-    ebpf: Ebpf,
     pin_path: PathBuf,
     adopted: bool,
     flows: FlowTable,
@@ -152,6 +151,8 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
+    /// Says that somebody uses the pins.
+    _in_use: pins::InUse,
 }
 
 impl Datapath {
@@ -160,12 +161,13 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the pin path is no bpffs, when pinned maps differ in layout or size, or when the
-    /// kernel refuses the program.
-    pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+    /// When the pin path is no bpffs or another daemon's, when pinned maps differ in layout or
+    /// size, or when the kernel refuses the program.
+    pub fn open(config: &DatapathConfig) -> Result<(Self, Attacher), DatapathError> {
         pins::prepare(&config.pin_path)?;
+        let in_use = pins::InUse::begin(&config.pin_path)?;
         let adopted = pins::adoptable(&config.pin_path, config.flow_capacity)?;
-        Self::load(config, adopted).inspect_err(|_| {
+        Self::load(config, adopted, in_use).inspect_err(|_| {
             // Maps are pinned while they are made; without the program they are of no use.
             if !adopted {
                 let _ = unload(&config.pin_path);
@@ -173,24 +175,13 @@ impl Datapath {
         })
     }
 
-    fn load(config: &DatapathConfig, adopted: bool) -> Result<Self, DatapathError> {
-        let entries = maps::flow_entries(config.flow_capacity);
-        #[cfg(feature = "program-log")]
-        let level = program_log::level();
-        let mut loader = EbpfLoader::new();
-        #[cfg(feature = "program-log")]
-        program_log::set_level(&mut loader, &level);
-        loader.map_max_entries(maps::FLOWS.name, entries);
-        for spec in maps::ALL {
-            loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
-        }
-        let mut ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| DatapathError::refused("the maps", &error))?;
-        link::program(&mut ebpf)?
-            .load()
-            .map_err(|error| DatapathError::refused("the program", &error))?;
-        Ok(Self {
+    fn load(
+        config: &DatapathConfig,
+        adopted: bool,
+        in_use: pins::InUse,
+    ) -> Result<(Self, Attacher), DatapathError> {
+        let mut ebpf = load_program(config)?;
+        let datapath = Self {
             flows: FlowTable::new(take_map(&mut ebpf, maps::FLOWS.name)?)?,
             services: take(&mut ebpf, maps::SERVICES.name)?,
             links: take(&mut ebpf, maps::LINKS.name)?,
@@ -202,8 +193,9 @@ impl Datapath {
             times: take(&mut ebpf, maps::TIMES.name)?,
             pin_path: config.pin_path.clone(),
             adopted,
-            ebpf,
-        })
+            _in_use: in_use,
+        };
+        Ok((datapath, Attacher::new(ebpf, config.clone())))
     }
 
     /// Whether the maps are those of an earlier run.
@@ -216,6 +208,29 @@ impl Datapath {
     pub fn flows(&mut self) -> &mut FlowTable {
         &mut self.flows
     }
+}
+
+/// Loads the program with the pinned maps, or makes and pins them.
+fn load_program(config: &DatapathConfig) -> Result<Ebpf, DatapathError> {
+    let entries = maps::flow_entries(config.flow_capacity);
+    #[cfg(feature = "program-log")]
+    let level = program_log::level();
+    let mut loader = EbpfLoader::new();
+    #[cfg(feature = "program-log")]
+    program_log::set_level(&mut loader, &level);
+    loader.map_max_entries(maps::FLOWS.name, entries);
+    for spec in maps::ALL {
+        loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| DatapathError::refused("the maps", &error))?;
+    link::program(&mut ebpf)?
+        .load()
+        .map_err(|error| DatapathError::refused("the program", &error))?;
+    #[cfg(feature = "program-log")]
+    program_log::follow(&mut ebpf)?;
+    Ok(ebpf)
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, DatapathError> {

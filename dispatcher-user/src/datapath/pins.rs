@@ -1,6 +1,6 @@
 //! Pins: where they are, whether an earlier run's can be taken over, and how to remove them.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ impl std::fmt::Display for Unloaded {
 }
 
 /// Detaches the program wherever the pins below `pin_path` hold it, and removes them all. Needs no
-/// daemon; one that still runs loses its program.
+/// daemon; one that still runs loses its program, see [`is_in_use`].
 ///
 /// # Errors
 ///
@@ -98,6 +98,48 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
         other => other?,
     }
     Ok(unloaded)
+}
+
+/// A daemon's hold of its pins, as long as it lives: a lock of their folder, which the kernel takes
+/// back however the daemon ends.
+pub(super) struct InUse(#[expect(dead_code, reason = "the lock lasts as long as it")] File);
+
+impl InUse {
+    /// Takes hold.
+    pub(super) fn begin(pin_path: &Path) -> Result<Self, DatapathError> {
+        let wrong = |source: io::Error, hint| DatapathError::PinPath {
+            path: pin_path.to_owned(),
+            source,
+            hint,
+        };
+        let folder = File::open(pin_path).map_err(|error| wrong(error, ""))?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Self(folder)),
+            Err(TryLockError::WouldBlock) => Err(wrong(
+                io::Error::other("another dispatcher runs with it"),
+                ": give each a pin_path of its own",
+            )),
+            Err(TryLockError::Error(error)) => Err(wrong(error, "")),
+        }
+    }
+}
+
+/// Whether a daemon runs with the pins below `pin_path`.
+///
+/// # Errors
+///
+/// When the folder cannot be opened; that it is not there is no error.
+pub fn is_in_use(pin_path: &Path) -> io::Result<bool> {
+    let folder = match File::open(pin_path) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match folder.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Makes the folder, for root alone, and sees that it is on a bpffs.

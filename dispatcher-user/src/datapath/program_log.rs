@@ -1,12 +1,14 @@
 //! What the program tells of packets. Only with the feature `program-log`: the map that it goes
 //! through is of the old kind, which bpftool does not load.
 
-use aya::EbpfLoader;
-use aya_log::{EbpfLogger, Level};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use std::os::fd::AsFd;
+use std::thread;
 
-use super::{Datapath, DatapathError};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::{EbpfLogger, Level};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::DatapathError;
 
 /// Below every [`Level`]: the verifier then removes all of it from the program.
 const SILENT: u8 = 0;
@@ -25,27 +27,29 @@ pub(super) fn level() -> u8 {
     }
 }
 
-impl Datapath {
-    /// Has what the program tells in the log from now on. Within tokio.
-    ///
-    /// # Errors
-    ///
-    /// When its ring cannot be read.
-    pub fn follow_program_log(&mut self) -> Result<(), DatapathError> {
-        let refused = |error: &(dyn std::error::Error + 'static)| {
-            DatapathError::refused("to read what the program tells", error)
-        };
-        let logger = EbpfLogger::init(&mut self.ebpf).map_err(|error| refused(&error))?;
-        // SAFETY: the logger owns the ring's descriptor, which stays the same until it is dropped,
-        // and it is owned by what is made of it here.
-        let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-        let mut logger = registered.map_err(|error| refused(&error))?;
-        tokio::spawn(async move {
-            while let Ok(mut told) = logger.readable_mut().await {
-                told.get_inner_mut().flush();
-                told.clear_ready();
-            }
-        });
-        Ok(())
-    }
+/// Has what the program tells in the log from now on.
+///
+/// # Errors
+///
+/// When its ring cannot be read.
+pub(super) fn follow(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        DatapathError::refused("to read what the program tells", error)
+    };
+    let mut logger = EbpfLogger::init(ebpf).map_err(|error| refused(&error))?;
+    let told = move || {
+        while poll(
+            &mut [PollFd::new(logger.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::NONE,
+        )
+        .is_ok()
+        {
+            logger.flush();
+        }
+    };
+    thread::Builder::new()
+        .name("program-log".to_owned())
+        .spawn(told)
+        .map(drop)
+        .map_err(|error| refused(&error))
 }

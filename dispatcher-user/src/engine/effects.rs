@@ -1,5 +1,7 @@
 //! Carries out what admission decided, in its order.
 
+use std::net::IpAddr;
+
 use dispatcher_common::flow::{FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::NextHop;
 use dispatcher_common::measure;
@@ -92,12 +94,7 @@ impl Engine {
         match self.datapath.flows().install(&pair) {
             Ok(()) => {
                 let packet = syn.packet(&pair.forward.translation);
-                let sent = if is_known(&way.next_hop) {
-                    self.sockets.send(&way.next_hop, &packet)
-                } else {
-                    self.host_stack.send(&packet, way.address.ip())
-                };
-                self.count_drop(sent);
+                self.send(&way.next_hop, &packet, way.address.ip());
                 self.kept.keep(flow, isn, syn);
                 true
             }
@@ -119,14 +116,29 @@ impl Engine {
     }
 
     fn way_back(&self, syn: &Syn) -> NextHop {
-        let link = self.network.links.get(&syn.device());
+        // It may have been made anew while the request waited.
+        let ifindex = self.sockets.current(syn.device());
+        let link = self.network.links.get(&ifindex);
         let mtu = link.map_or(u32::from(u16::MAX), |link| link.mtu);
-        syn.way_back(u16::try_from(mtu).unwrap_or(u16::MAX))
+        NextHop {
+            ifindex,
+            ..syn.way_back(u16::try_from(mtu).unwrap_or(u16::MAX))
+        }
     }
 
     fn refuse(&mut self, key: &FlowKey, isn: u32, syn: &Syn) {
         let reset: Packet = syn.reset(key, isn);
-        let sent = self.sockets.send(&self.way_back(syn), &reset);
+        self.send(&self.way_back(syn), &reset, key.src.ip());
+    }
+
+    /// Sends by a socket of the way's interface; where there is none, as while the interface is
+    /// being taken up again, the host's stack finds the way.
+    pub(super) fn send(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
+        let sent = if self.sockets.can_send(way.ifindex) {
+            self.sockets.send(way, packet)
+        } else {
+            self.host_stack.send(packet, to)
+        };
         self.count_drop(sent);
     }
 
@@ -169,8 +181,4 @@ impl Engine {
             self.dropped[reason as usize] += 1;
         }
     }
-}
-
-pub(super) fn is_known(way: &NextHop) -> bool {
-    way.ifindex != 0 && way.ifindex != NextHop::HOST_STACK
 }

@@ -8,6 +8,7 @@ mod configure;
 mod effects;
 mod handle;
 mod host_stack;
+mod interfaces;
 mod plan;
 mod refusals;
 mod report;
@@ -37,6 +38,7 @@ use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
 use crate::config::Unattended;
 use crate::datapath::{AttachedMode, Datapath};
 use crate::network::{NetworkView, Way};
+use crate::xsk::XskSocket;
 
 pub use configure::{Enrolled, Roster, Since};
 pub use handle::{Adjustment, Handle};
@@ -48,7 +50,7 @@ use host_stack::HostStack;
 use refusals::{Notice, Refusals};
 use resets::Resets;
 use retry::Kept;
-use sockets::Sockets;
+use sockets::{InterfaceNow, Sockets};
 use syn::Syn;
 use waits::Waits;
 
@@ -287,6 +289,10 @@ impl Engine {
                 let _ = answer.send(());
             }
             Message::Stop => self.stopping = true,
+            Message::Interface(interface, answer) => {
+                // Whoever asked may be gone: then they are closed here.
+                let _ = answer.send(self.change_interface(interface));
+            }
         }
     }
 
@@ -311,21 +317,31 @@ impl Engine {
     /// Takes up a new view of the network: ways first, then the generation that makes the program
     /// ask anew.
     fn set_network(&mut self, view: Arc<NetworkView>) {
-        for name in self.sockets.vanished(&self.network, &view) {
-            tracing::error!(
-                interface = name,
-                "the interface is gone: its requests are not served before a restart of the daemon"
-            );
-        }
         self.network = view;
         for backend in &mut self.backends {
             backend.next_hop = way_to(&self.network, backend.address.ip());
         }
+        self.tell_links();
+        self.control.network_generation = self.network.generation;
+        self.tell_program();
+    }
+
+    /// Takes up what has become of an interface: sockets first, then the way to them. Returns the
+    /// sockets that are of no more use.
+    fn change_interface(&mut self, now: InterfaceNow) -> Vec<XskSocket> {
+        let closed = self.sockets.change(now);
+        self.attached = self.sockets.attached().or(self.attached);
+        if let Err(error) = self.sockets.register(&mut self.datapath) {
+            tracing::error!(%error, "the program does not know the sockets");
+        }
+        self.tell_links();
+        closed
+    }
+
+    fn tell_links(&mut self) {
         if let Err(error) = self.datapath.set_links(&self.sockets.links(&self.network)) {
             tracing::error!(%error, "the program does not know the interfaces");
         }
-        self.control.network_generation = self.network.generation;
-        self.tell_program();
     }
 
     /// Tells the program the time, by which it stamps flows as seen.

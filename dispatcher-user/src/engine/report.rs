@@ -48,6 +48,7 @@ impl Engine {
             services: (0..self.services.len())
                 .map(|at| self.service_status(now, at))
                 .collect(),
+            interfaces: self.sockets.status(&self.network),
         }
     }
 

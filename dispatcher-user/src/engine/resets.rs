@@ -2,15 +2,12 @@
 //! flows lie anywhere in the table, so it is gone through once, some of it each turn.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 
 use dispatcher_common::flow::{FlowEntry, FlowPair};
-use dispatcher_common::link::NextHop;
 use dispatcher_common::tcp::Phase;
 use foldhash::quality::RandomState;
 
 use super::Engine;
-use super::effects::is_known;
 use super::syn::Packet;
 use crate::admission::{BackendId, FlowState, Time};
 
@@ -83,21 +80,12 @@ impl Engine {
         let to_client = resets(reply, forward);
         for (seq, ack) in to_client {
             let packet = Packet::reset(&forward_key.reversed(), seq, ack);
-            self.send_reset(&reply.next_hop, &packet, forward_key.src.ip());
+            self.send(&reply.next_hop, &packet, forward_key.src.ip());
         }
         for (seq, ack) in resets(forward, reply) {
             let packet = Packet::reset(&reply_key.reversed(), seq, ack);
-            self.send_reset(&forward.next_hop, &packet, reply_key.src.ip());
+            self.send(&forward.next_hop, &packet, reply_key.src.ip());
         }
-    }
-
-    pub(super) fn send_reset(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
-        let sent = if is_known(way) {
-            self.sockets.send(way, packet)
-        } else {
-            self.host_stack.send(packet, to)
-        };
-        self.count_drop(sent);
     }
 }
 

@@ -107,7 +107,7 @@ impl Engine {
         if let Some(pair) = self.datapath.flows().get(key) {
             let to_backend = pair.reply_key.reversed();
             let packet = Packet::take_back(&to_backend, pair.forward.track.seq_end);
-            self.send_reset(&pair.forward.next_hop, &packet, to_backend.dst.ip());
+            self.send(&pair.forward.next_hop, &packet, to_backend.dst.ip());
         }
     }
 }

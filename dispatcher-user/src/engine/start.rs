@@ -14,15 +14,16 @@ use super::adopt::Legacy;
 use super::configure::Roster;
 use super::handle::{self, Message};
 use super::host_stack::HostStack;
+use super::interfaces::Follower;
 use super::resets::Resets;
 use super::retry::Kept;
 use super::sockets::Sockets;
 use super::{Engine, Handle, clock, first_control};
 use crate::admission::Admission;
 use crate::config::{self, Config};
-use crate::datapath::{self, AttachedMode, Datapath, DatapathConfig, Meters};
+use crate::datapath::{self, AttachedMode, Attacher, Datapath, DatapathConfig, Meters};
 use crate::network::{Network, NetworkView};
-use crate::xsk::XskMode;
+use crate::xsk::{XskConfig, XskMode};
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
 /// is reached through the host's stack until it is.
@@ -31,6 +32,7 @@ const FIRST_WAYS: Duration = Duration::from_millis(500);
 /// The admission thread, running.
 pub struct Running {
     thread: JoinHandle<Engine>,
+    interfaces: Follower,
     /// Resolves when the thread has ended, however it did.
     pub ended: oneshot::Receiver<()>,
     /// How the program is attached.
@@ -47,6 +49,8 @@ impl Running {
     ///
     /// When the thread has panicked.
     pub async fn stop(self, handle: &Handle) -> Result<u32> {
+        // While the other thread answers: it may be asked something.
+        tokio::task::spawn_blocking(move || self.interfaces.stop()).await?;
         // A thread that has ended has nobody to stop.
         let _ = handle.tell(Message::Stop).await;
         let engine = tokio::task::spawn_blocking(move || self.thread.join())
@@ -84,10 +88,18 @@ pub async fn start(config: &Config) -> Result<Started> {
         handle,
         network,
         views,
+        attacher,
     } = open(config).await?;
     let (running, ended) = oneshot::channel::<()>();
     let attached = engine.attached.context("nothing is attached")?;
     let meters = engine.datapath.meters()?;
+    let interfaces = Follower::start(
+        &engine.sockets,
+        attacher,
+        attach_mode(config),
+        xsk_config(config),
+        handle.clone(),
+    )?;
     let thread = thread::Builder::new()
         .name("admission".into())
         .spawn(move || {
@@ -98,6 +110,7 @@ pub async fn start(config: &Config) -> Result<Started> {
         .context("cannot start the admission thread")?;
     let running = Running {
         thread,
+        interfaces,
         ended,
         attached,
         roster,
@@ -118,19 +131,20 @@ struct Opened {
     handle: Handle,
     network: Network,
     views: Views,
+    attacher: Attacher,
 }
 
 /// Opens everything and attaches last. What a failed start has pinned is removed.
 async fn open(config: &Config) -> Result<Opened> {
     let dataplane = &config.dataplane;
     // First, because another dispatcher on the same interfaces shows here.
-    let sockets = Sockets::open(&dataplane.interfaces, xsk_mode(dataplane.xsk_mode))?;
-    let datapath = Datapath::open(&DatapathConfig {
+    let sockets = Sockets::open(&dataplane.interfaces, &xsk_config(config))?;
+    let (datapath, attacher) = Datapath::open(&DatapathConfig {
         pin_path: dataplane.pin_path.clone(),
         flow_capacity: dataplane.flow_capacity,
     })?;
     let adopted = datapath.is_adopted();
-    match assemble(config, sockets, datapath).await {
+    match assemble(config, sockets, datapath, attacher).await {
         Ok(started) => Ok(started),
         Err(error) => {
             if !adopted {
@@ -141,9 +155,12 @@ async fn open(config: &Config) -> Result<Opened> {
     }
 }
 
-async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> Result<Opened> {
-    #[cfg(feature = "program-log")]
-    datapath.follow_program_log()?;
+async fn assemble(
+    config: &Config,
+    sockets: Sockets,
+    mut datapath: Datapath,
+    mut attacher: Attacher,
+) -> Result<Opened> {
     let last_generation = if datapath.is_adopted() {
         datapath.network_generation()
     } else {
@@ -209,14 +226,16 @@ async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> 
         .datapath
         .set_links(&engine.sockets.links(&engine.network))?;
     engine.sockets.register(&mut engine.datapath)?;
-    let attached = engine.datapath.attach(interfaces, attach_mode(config))?;
-    engine.attached = Some(attached);
+    let modes = attacher.attach(interfaces, attach_mode(config))?;
+    engine.sockets.set_modes(&modes);
+    engine.attached = engine.sockets.attached();
     Ok(Opened {
         engine,
         roster,
         handle,
         network,
         views,
+        attacher,
     })
 }
 
@@ -230,11 +249,15 @@ fn all_resolved(view: &NetworkView, config: &Config) -> bool {
     })
 }
 
-fn xsk_mode(mode: config::XskMode) -> XskMode {
-    match mode {
+fn xsk_config(config: &Config) -> XskConfig {
+    let mode = match config.dataplane.xsk_mode {
         config::XskMode::Auto => XskMode::Auto,
         config::XskMode::Copy => XskMode::Copy,
         config::XskMode::ZeroCopy => XskMode::ZeroCopy,
+    };
+    XskConfig {
+        mode,
+        ..XskConfig::default()
     }
 }
 

@@ -18,6 +18,7 @@ mod kernel;
 mod generic;
 mod snapshot;
 mod watcher;
+mod link_events;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 pub use self::generic::XdpFeatures;
 pub use self::kernel::KernelError;
 pub use self::link::{LinkInfo, LinkKind};
+pub use self::link_events::LinkEvents;
 pub use self::route::Route;
 pub use self::snapshot::{AddressFacts, LinkFacts, NeighbourState, ProgramMode, Snapshot};
 use self::watcher::Watcher;

@@ -156,7 +156,9 @@ fn a_scrape_has_a_bound_and_the_greatest_configuration_reaches_it() {
     }
     let text = render(&status);
     let moves = backend.moves.len();
-    let others = status.dropped.len() + status.handled.len() - 1 + 2 * status.groups.len();
+    let others = status.dropped.len() + status.handled.len() - 1
+        + 2 * status.groups.len()
+        + status.interfaces.len();
     assert_eq!(
         series(&text),
         BACKENDS_MAX as usize * (BACKEND_SERIES + moves)

@@ -11,7 +11,7 @@ use ratatui::widgets::{Block, Clear, Paragraph};
 
 use super::model::{BackendPast, Link, Mode, Model, Past, Row, Sort, held, is_up};
 use crate::human::span;
-use crate::status::{BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendStatus, InterfaceState, ServiceStatus, Status};
 
 /// Lines of what is told of the selected back-end.
 const DETAIL_LINES: u16 = 7;
@@ -100,13 +100,18 @@ fn title_line(model: &Model, now: Duration, width: u16) -> Line<'static> {
     };
     let about = model.status.as_ref().map(|status| {
         let Status { version, flows, .. } = status;
-        format!(
+        let mut about = format!(
             " {version} · up {} · {} · {} of {} flows",
             span(status.uptime_seconds),
             status.attach_mode.label(),
             flows.used,
             flows.capacity
-        )
+        );
+        let interfaces = status.interfaces.iter();
+        for one in interfaces.filter(|one| one.state != InterfaceState::Up) {
+            about.push_str(&format!(" · {} is {}", one.name, one.state.label()));
+        }
+        about
     });
     let about = about.unwrap_or_default();
     let used = "dispatcher".len() + state.chars().count() + 1;

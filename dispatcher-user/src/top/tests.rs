@@ -117,7 +117,7 @@ fn order(model: &mut Model) -> Vec<String> {
 #[test]
 fn it_fits_a_terminal_of_80_by_24() {
     let expected = [
-        "dispatcher 0.1.0 · up 12s · native · 12 of 262144 flows live",
+        "dispatcher 0.1.0 · up 12s · native · 12 of 262144 flows · eth1 is missing live",
         "back-end       state    of ceiling held/ceil   conn/s  p50 ms  p99 ms     held",
         "web            ▁▂▃▄▅▆▇█ 3/1024 waiting ≤120 ms, p50 40 p99 180, 30 turned away",
         "  web-c        up       ████████▍│     30/32    900.0     3.9     9.0 ▁▁▂▃▄▄▅▆",
