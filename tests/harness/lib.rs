@@ -26,6 +26,7 @@ pub mod browser;
 pub mod sampler;
 pub mod scenario;
 pub mod churn;
+pub mod restarts;
 pub mod packet;
 pub mod program;
 pub mod floor;

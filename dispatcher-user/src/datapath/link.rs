@@ -10,6 +10,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::pins::{self, LinkPin};
 use super::{Datapath, DatapathError, one_line, syscall};
+use crate::fault::{self, Point};
 
 /// How the program is to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +75,7 @@ impl Datapath {
         for interface in interfaces {
             // A link that is dropped without a pin detaches: on an error nothing new stays.
             attached.push(self.attach_one(interface, mode)?);
+            fault::point(Point::LinkAttached);
         }
         let pins: Vec<LinkPin> = attached.iter().map(|one| one.pin.clone()).collect();
         for Attached { pin, link } in attached {
@@ -91,6 +93,7 @@ impl Datapath {
                 interface: pin.interface,
                 reason: format!("its link cannot be pinned: {}", one_line(&error)),
             })?;
+            fault::point(Point::LinkPinned);
         }
         self.detach_others(&pins);
         let generic = pins.iter().any(|pin| pin.mode == AttachedMode::Generic);
@@ -178,6 +181,7 @@ impl Datapath {
             .map_err(|error| failed(&error))?;
         // The pin alone holds it, as it holds a new one: else `unload` would not detach.
         drop(program.take_link(id).map_err(|error| failed(&error))?);
+        fault::point(Point::LinkUpdated);
         Ok(true)
     }
 

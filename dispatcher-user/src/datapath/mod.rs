@@ -12,6 +12,7 @@ mod pins;
 mod syscall;
 mod tables;
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, XskMap};
@@ -21,6 +22,8 @@ use dispatcher_common::link::Link;
 use dispatcher_common::maps;
 use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+
+use crate::fault::{self, Point};
 
 pub use flows::{FlowTable, InstallError};
 pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
@@ -43,6 +46,14 @@ pub enum DatapathError {
         source: std::io::Error,
         /// What to do.
         hint: &'static str,
+    },
+    /// Another daemon runs with the same pins.
+    #[error(
+        "another daemon uses the pins in {path}: stop it, or configure another dataplane.pin_path"
+    )]
+    InUse {
+        /// As configured.
+        path: PathBuf,
     },
     /// Maps of another layout or size are pinned.
     #[error(
@@ -140,6 +151,8 @@ pub struct DatapathConfig {
 pub struct Datapath {
     ebpf: Ebpf,
     pin_path: PathBuf,
+    /// Two daemons with the same pins would detach each other's program.
+    _lock: File,
     adopted: bool,
     flows: FlowTable,
     services: HashMap<MapData, ServiceKey, Service>,
@@ -161,9 +174,9 @@ impl Datapath {
     /// When the pin path is no bpffs, when pinned maps differ in layout or size, or when the
     /// kernel refuses the program.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
-        pins::prepare(&config.pin_path)?;
+        let lock = pins::prepare(&config.pin_path)?;
         let adopted = pins::adoptable(&config.pin_path, config.flow_capacity)?;
-        Self::load(config, adopted).inspect_err(|_| {
+        Self::load(config, adopted, lock).inspect_err(|_| {
             // Maps are pinned while they are made; without the program they are of no use.
             if !adopted {
                 let _ = unload(&config.pin_path);
@@ -171,7 +184,7 @@ impl Datapath {
         })
     }
 
-    fn load(config: &DatapathConfig, adopted: bool) -> Result<Self, DatapathError> {
+    fn load(config: &DatapathConfig, adopted: bool, lock: File) -> Result<Self, DatapathError> {
         let entries = maps::flow_entries(config.flow_capacity);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(maps::FLOWS.name, entries);
@@ -181,6 +194,7 @@ impl Datapath {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| DatapathError::refused("the maps", &error))?;
+        fault::point(Point::MapsPinned);
         link::program(&mut ebpf)?
             .load()
             .map_err(|error| DatapathError::refused("the program", &error))?;
@@ -195,6 +209,7 @@ impl Datapath {
             backends: take(&mut ebpf, maps::BACKENDS.name)?,
             times: take(&mut ebpf, maps::TIMES.name)?,
             pin_path: config.pin_path.clone(),
+            _lock: lock,
             adopted,
             ebpf,
         })

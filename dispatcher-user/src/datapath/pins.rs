@@ -1,6 +1,6 @@
 //! Pins: where they are, whether an earlier run's can be taken over, and how to remove them.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use dispatcher_common::maps::{self, MapSpec};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{AttachedMode, DatapathError};
+use crate::fault::{self, Point};
 
 /// The program's link to one interface, pinned as `native:eth0` or `generic:eth0`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -82,6 +83,7 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(pin) = LinkPin::parse(&name) {
             fs::remove_file(entry.path())?;
+            fault::point(Point::LinkUnpinned);
             unloaded.interfaces.push(pin.interface);
         } else if maps::ALL.iter().any(|spec| spec.name == name) {
             others.push(entry.path());
@@ -90,6 +92,7 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
     unloaded.interfaces.sort();
     for path in others {
         fs::remove_file(path)?;
+        fault::point(Point::MapUnpinned);
         unloaded.maps += 1;
     }
     match fs::remove_dir(pin_path) {
@@ -100,8 +103,9 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
     Ok(unloaded)
 }
 
-/// Makes the folder, for root alone, and sees that it is on a bpffs.
-pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
+/// Makes the folder, for root alone, and sees that it is on a bpffs and nobody else's. It is ours
+/// until what is returned is dropped, or the process ends in whatever way.
+pub(super) fn prepare(pin_path: &Path) -> Result<File, DatapathError> {
     let wrong = |source: io::Error, hint| DatapathError::PinPath {
         path: pin_path.to_owned(),
         source,
@@ -129,7 +133,15 @@ pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
         ));
     }
     fs::set_permissions(pin_path, fs::Permissions::from_mode(0o700))
-        .map_err(|error| wrong(error, ""))
+        .map_err(|error| wrong(error, ""))?;
+    let folder = File::open(pin_path).map_err(|error| wrong(error, ""))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(DatapathError::InUse {
+            path: pin_path.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(wrong(error, "")),
+    }
 }
 
 /// Whether an earlier run's maps are pinned with a program still attached. Maps that nothing is

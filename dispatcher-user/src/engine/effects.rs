@@ -12,6 +12,7 @@ use crate::admission::{
     BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, ServiceId, Time,
 };
 use crate::datapath::InstallError;
+use crate::fault::{self, Point};
 
 impl Engine {
     /// Carries out every command there is, those that one leads to included.
@@ -79,8 +80,10 @@ impl Engine {
             to_backend: way.next_hop,
             to_client: self.way_back(&syn),
         });
+        fault::point(Point::SlotTaken);
         match self.datapath.flows().install(&pair) {
             Ok(()) => {
+                fault::point(Point::FlowInstalled);
                 let packet = syn.packet(&pair.forward.translation);
                 let sent = if is_known(&way.next_hop) {
                     self.sockets.send(&way.next_hop, &packet)
@@ -88,6 +91,7 @@ impl Engine {
                     self.host_stack.send(&packet, way.address.ip())
                 };
                 self.count_drop(sent);
+                fault::point(Point::SynQueued);
                 true
             }
             Err(error) => {

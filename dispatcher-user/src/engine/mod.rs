@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
 use crate::config::Unattended;
 use crate::datapath::{AttachedMode, Datapath};
+use crate::fault::{self, Point};
 use crate::network::{NetworkView, Way};
 
 pub use configure::{Enrolled, Roster, Since};
@@ -197,6 +198,9 @@ impl Engine {
             };
             admission.handle_phase(now, flow, Phase(event.phase));
         });
+        if taken > 0 {
+            fault::point(Point::EventsTaken);
+        }
         taken == EVENTS_A_TURN
     }
 

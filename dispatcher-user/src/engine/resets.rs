@@ -13,6 +13,7 @@ use super::Engine;
 use super::effects::is_known;
 use super::syn::Packet;
 use crate::admission::{BackendId, FlowState, Time};
+use crate::fault::{self, Point};
 
 /// Places of the flow table that are looked at in one turn.
 const LOOKED_AT_A_TURN: u32 = 4096;
@@ -61,6 +62,7 @@ impl Engine {
             };
             if let Some(pair) = self.datapath.flows().get(&flow.key) {
                 self.reset_both(&pair);
+                fault::point(Point::ResetQueued);
             }
             // Late packets, and what an end that did not take its RST says, are still translated.
             self.admission.handle_phase(now, flow.id, Phase::RESET);
