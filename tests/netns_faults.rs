@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dispatcher_common::flow::Direction;
+use dispatcher_common::flow::{Direction, FlowKey};
 use dispatcher_tests::churn::Stop;
 use dispatcher_tests::config::{Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{Daemon, Files, Manner};
@@ -211,7 +211,11 @@ fn hold(lab: &Lab, service: SocketAddr) -> Vec<TcpStream> {
 fn assert_killed(daemon: &mut Daemon<'_>, point: Point) {
     let status = daemon.await_end();
     let status = status.unwrap_or_else(|error| panic!("{point:?} was not passed: {error:#}"));
-    assert_eq!(status.signal(), Some(libc::SIGKILL), "at {point:?}: {status}");
+    assert_eq!(
+        status.signal(),
+        Some(libc::SIGKILL),
+        "at {point:?}: {status}"
+    );
 }
 
 fn assert_ceilings(servers: &[Server], point: Point) {
@@ -239,6 +243,7 @@ fn halves(daemon: &Daemon<'_>) -> usize {
         Direction::Reply => reply.push(*key),
     });
     read.unwrap();
-    let missing = |one: &[_], other: &[_]| one.iter().filter(|key| !other.contains(key)).count();
+    let missing =
+        |one: &[FlowKey], other: &[FlowKey]| one.iter().filter(|key| !other.contains(key)).count();
     missing(&forward, &reply) + missing(&reply, &forward)
 }

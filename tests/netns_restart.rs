@@ -284,7 +284,11 @@ fn a_second_daemon_is_refused_and_the_first_one_serves_on() {
     assert_refused(&same, &["another daemon answers", "admin.socket"]);
     let interfaces = run(&quiet.to_toml(&elsewhere.socket, &elsewhere.pin_path));
     assert_refused(&interfaces, &["front"]);
-    quiet.interfaces = vec!["lo".to_owned()];
+    let spare = [
+        "ip", "link", "add", "spare", "type", "veth", "peer", "other",
+    ];
+    lab.dispatcher().run(&spare).unwrap();
+    quiet.interfaces = vec!["spare".to_owned()];
     quiet.attach_mode = "generic";
     let pinned = run(&quiet.to_toml(&elsewhere.socket, pins));
     assert_refused(&pinned, &["another daemon", "dataplane.pin_path"]);

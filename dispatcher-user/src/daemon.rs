@@ -48,8 +48,7 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     tokio::spawn(follow(views, handle.clone()));
     let before = running.before.take();
     let roster = &running.roster;
-    let governor =
-        governor::start(&config, roster, before.as_ref(), meters, handle.clone()).await;
+    let governor = governor::start(&config, roster, before.as_ref(), meters, handle.clone()).await;
     let (interfaces, services, backends) = (
         config.dataplane.interfaces.join(","),
         config.services.len(),

@@ -139,7 +139,10 @@ fn talk_on(service: SocketAddr, over: &AtomicBool, seen: &Seen) {
         let mut one: TcpStream = client::connect(service)?;
         one.write_all(b"E")?;
         while !over.load(Ordering::Relaxed) {
-            assert_eq!(client::exchange(&mut one, b"still there?")?, b"still there?");
+            assert_eq!(
+                client::exchange(&mut one, b"still there?")?,
+                b"still there?"
+            );
             seen.exchanged.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(20));
         }
