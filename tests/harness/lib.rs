@@ -24,6 +24,7 @@ pub mod zram;
 pub mod interrupt;
 pub mod browser;
 pub mod sampler;
+pub mod kernel;
 pub mod scenario;
 pub mod churn;
 pub mod restarts;
