@@ -300,3 +300,90 @@ impl Engine {
         self.services.iter().flat_map(of).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BACKENDS_MAX, SERVICES_MAX};
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// A service with one back-end.
+    fn config() -> Config {
+        let text = "[dataplane]\ninterfaces = [\"eth0\"]\n[[service]]\naddress = \
+                    \"192.0.2.1:80\"\n[[service.backend]]\naddress = \"10.0.0.1:80\"\ncapacity = 9\n";
+        Config::parse(Path::new("f.toml"), text.as_bytes()).unwrap()
+    }
+
+    fn legacy(owners: impl IntoIterator<Item = (Place, u32)>) -> Legacy {
+        let owner = |(number, (place, flows))| (place, Owner { number, flows });
+        let owners: HashMap<_, _, _> = (0..).zip(owners).map(owner).collect();
+        Legacy {
+            taken: owners.values().map(|owner: &Owner| owner.number).collect(),
+            owners,
+            ..Legacy::default()
+        }
+    }
+
+    #[test]
+    fn nothing_stands_beside_a_configuration_that_knows_all_who_have_flows() {
+        let place = (at("192.0.2.1:80"), at("10.0.0.1:80"));
+        for owners in [vec![], vec![(place, 7)]] {
+            assert_eq!(legacy(owners).beside(&config()).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn who_has_flows_and_is_configured_no_more_stands_behind_those_that_are() {
+        let owners = [
+            ((at("192.0.2.1:80"), at("10.0.0.1:80")), 1),
+            ((at("192.0.2.1:80"), at("10.0.0.2:80")), 2),
+            ((at("[2001:db8::1]:80"), at("[fd00::1]:80")), 3),
+            ((at("[2001:db8::1]:80"), at("[fd00::2]:80")), 4),
+        ];
+        let beside = legacy(owners).beside(&config()).unwrap().unwrap();
+        let backends = beside.services.iter().flat_map(|one| {
+            let backends = one.backends.iter();
+            backends.map(|backend| (one.address, backend.address, backend.ceiling.max))
+        });
+        let expected = owners.map(|((service, backend), flows)| {
+            let configured = backend == at("10.0.0.1:80");
+            (service, backend, if configured { 8 } else { flows })
+        });
+        assert_eq!(backends.collect::<Vec<_>>(), expected);
+        assert_eq!(
+            beside.services[0].backends[0],
+            config().services[0].backends[0]
+        );
+        assert_eq!(beside.services[0].backends[1].name, "10.0.0.2-80");
+        assert_eq!(beside.services[1].name, "2001-db8--1-80");
+    }
+
+    #[test]
+    fn who_has_flows_takes_room() {
+        let backend = |i: usize| at(&format!("10.1.{}.{}:80", i >> 8, i & 0xff));
+        let of_service = |i| ((at("192.0.2.1:80"), backend(i)), 1);
+        let error = legacy((0..BACKENDS_MAX).map(of_service)).beside(&config());
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("1 back-ends beside 4096"), "{error}");
+        let service = |i: usize| at(&format!("192.0.3.{i}:80"));
+        let services = (0..SERVICES_MAX).map(|i| ((service(i), backend(0)), 1));
+        let error = legacy(services).beside(&config()).unwrap_err().to_string();
+        assert!(error.starts_with("1 services beside 256"), "{error}");
+    }
+
+    #[test]
+    fn a_back_end_without_flows_gets_a_number_that_no_flow_knows() {
+        let service = at("192.0.2.1:80");
+        let mut legacy = legacy([
+            ((service, at("10.0.0.1:80")), 1),
+            ((service, at("10.0.0.2:80")), 1),
+        ]);
+        let mut number = |backend| legacy.number(service, at(backend)).0;
+        assert_eq!(number("10.0.0.9:80"), 2);
+        assert_eq!(number("10.0.0.2:80"), 1);
+        assert_eq!(number("10.0.0.8:80"), 3);
+    }
+}
