@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dispatcher_common::flow::Direction;
@@ -394,7 +394,7 @@ fn a_million_connections_and_every_fault_leave_nothing_behind() {
             let time = started.elapsed().as_secs_f64() / seconds as f64;
             let share = tally.begun.load(Ordering::Relaxed) as f64 / connections as f64;
             let done = time.min(share);
-            if done >= 1.0 || clients.iter().any(|one| one.is_finished()) {
+            if done >= 1.0 || clients.iter().any(ScopedJoinHandle::is_finished) {
                 break;
             }
             // In the last quarter one daemon lives through everything else: it may not grow.

@@ -2,8 +2,8 @@
 //! established connections of two back-ends. `cargo bench -p dispatcher-tests --bench adoption`
 //!
 //! The flows are put into the table of a daemon that has stopped, as it would have put them there.
-//! Measured is from the start of the process until it answers over its admin socket, and, as the
-//! daemon says itself, until it has read and counted all of them.
+//! Measured is from the start of the process until it answers over its admin socket, and what time
+//! on a processor that took; on a busy machine only the latter means something.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -33,12 +33,12 @@ fn main() {
         for _ in 0..ROUNDS {
             let started = Instant::now();
             daemon.restart().unwrap();
-            let ready = started.elapsed();
+            let (ready, used) = (started.elapsed(), daemon.processor_time().unwrap());
             let status = daemon.status();
             assert_eq!(status.flows(), u64::from(size), "all are counted");
             assert_eq!(status.active(), u64::from(size));
             println!(
-                "{size:9} flows: {ready:?} to the first answer, {} MiB",
+                "{size:9} flows: {ready:?} to the first answer, {used:?} of a processor, {} MiB",
                 daemon.memory_peak().unwrap() >> 20
             );
             daemon.crash().unwrap();

@@ -190,8 +190,14 @@ fn nameless_service(
     let mut nameless = None;
     for (backend, owner) in owners {
         let text = format!(
-            "[dataplane]\ninterfaces = [\"none\"]\n[[service]]\naddress = \"{address}\"\n\
-             [[service.backend]]\naddress = \"{backend}\"\ncapacity = {CAPACITY_MIN}\n"
+            r#"
+            dataplane.interfaces = ["none"]
+            [[service]]
+            address = "{address}"
+            [[service.backend]]
+            address = "{backend}"
+            capacity = {CAPACITY_MIN}
+            "#
         );
         let file = Path::new("what flows know");
         let mut service = Config::parse(file, text.as_bytes())?.services.remove(0);
@@ -312,8 +318,14 @@ mod tests {
 
     /// A service with one back-end.
     fn config() -> Config {
-        let text = "[dataplane]\ninterfaces = [\"eth0\"]\n[[service]]\naddress = \
-                    \"192.0.2.1:80\"\n[[service.backend]]\naddress = \"10.0.0.1:80\"\ncapacity = 9\n";
+        let text = r#"
+            dataplane.interfaces = ["eth0"]
+            [[service]]
+            address = "192.0.2.1:80"
+            [[service.backend]]
+            address = "10.0.0.1:80"
+            capacity = 9
+        "#;
         Config::parse(Path::new("f.toml"), text.as_bytes()).unwrap()
     }
 
