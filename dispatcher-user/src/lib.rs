@@ -15,6 +15,7 @@ pub mod engine;
 pub mod governor;
 pub mod watchdog;
 pub mod daemon;
+pub mod fault;
 
 pub mod config;
 pub mod reload;

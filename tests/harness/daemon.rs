@@ -93,15 +93,26 @@ impl<'lab> Daemon<'lab> {
 
     /// Starts it in a manner that its restarts keep.
     pub fn start_in(lab: &'lab Lab, files: Files, manner: Manner) -> Result<Self> {
+        let mut daemon = Self::unstarted(lab, files)?;
+        daemon.manner = manner;
+        daemon.launch()?;
+        Ok(daemon)
+    }
+
+    /// One that does not run yet; [`Self::restart`] starts it.
+    pub fn unstarted(lab: &'lab Lab, files: Files) -> Result<Self> {
         mount_bpf_fs()?;
-        let mut daemon = Self {
+        Ok(Self {
             namespace: lab.dispatcher(),
             process: None,
             files,
-            manner,
-        };
-        daemon.launch()?;
-        Ok(daemon)
+            manner: Manner::default(),
+        })
+    }
+
+    /// Another manner for the starts that follow.
+    pub fn set_manner(&mut self, manner: Manner) {
+        self.manner = manner;
     }
 
     /// Runs `dispatcher run` with `config` to its end: for configurations that it refuses.
@@ -328,6 +339,18 @@ impl<'lab> Daemon<'lab> {
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon still runs");
         self.launch()
+    }
+
+    /// Waits until it has ended by itself; it may have done so while it started.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the daemon is not running")?;
+        match wait_until(&mut process, PATIENCE)? {
+            Some(status) => Ok(status),
+            None => {
+                self.process = Some(process);
+                bail!("the daemon still runs:\n{}", self.log())
+            }
+        }
     }
 
     fn end(&mut self, signal: Signal) -> Result<ExitStatus> {

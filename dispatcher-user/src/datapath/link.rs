@@ -9,7 +9,8 @@ use dispatcher_common::maps;
 use nix::net::if_::if_nametoindex;
 
 use super::pins::{self, LinkPin};
-use super::{DatapathConfig, DatapathError, load_program, one_line, syscall};
+use super::{DatapathConfig, DatapathError, one_line, syscall};
+use crate::fault::{self, Point};
 
 /// How the program is to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,12 +62,19 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
 /// attach it, in which requests are to be admitted.
 pub struct Attacher {
     ebpf: Ebpf,
+    /// The same again, to take its place where the driver must see another program; loaded from the
+    /// start, because later the daemon may load nothing.
+    spare: Ebpf,
     config: DatapathConfig,
 }
 
 impl Attacher {
-    pub(super) const fn new(ebpf: Ebpf, config: DatapathConfig) -> Self {
-        Self { ebpf, config }
+    pub(super) const fn new(ebpf: Ebpf, spare: Ebpf, config: DatapathConfig) -> Self {
+        Self {
+            ebpf,
+            spare,
+            config,
+        }
     }
 
     /// Attaches the program to every interface, or to none; returns how, in their order. From here
@@ -86,6 +94,7 @@ impl Attacher {
         for interface in interfaces {
             // A link that is dropped without a pin detaches: on an error nothing new stays.
             attached.push(self.attach_one(interface, mode)?);
+            fault::point(Point::LinkAttached);
         }
         let pins: Vec<LinkPin> = attached.iter().map(|one| one.pin.clone()).collect();
         for one in attached {
@@ -129,10 +138,10 @@ impl Attacher {
             interface: interface.to_owned(),
             reason: format!("its pinned link cannot be read: {error}"),
         })?;
-        let before = std::mem::replace(&mut self.ebpf, load_program(&self.config)?);
+        std::mem::swap(&mut self.ebpf, &mut self.spare);
         let renewed = self.take_over(&pin, ifindex);
         if renewed.is_err() {
-            self.ebpf = before;
+            std::mem::swap(&mut self.ebpf, &mut self.spare);
         }
         renewed.map(drop)
     }
@@ -160,6 +169,7 @@ impl Attacher {
                 interface: pin.interface.clone(),
                 reason: format!("its link cannot be pinned: {}", one_line(&error)),
             })?;
+            fault::point(Point::LinkPinned);
         }
         tracing::info!(
             interface = pin.interface,
@@ -247,6 +257,7 @@ impl Attacher {
             .map_err(|error| failed(&error))?;
         // The pin alone holds it, as it holds a new one: else `unload` would not detach.
         drop(program.take_link(id).map_err(|error| failed(&error))?);
+        fault::point(Point::LinkUpdated);
         Ok(true)
     }
 

@@ -24,6 +24,8 @@ use dispatcher_common::maps;
 use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
+use crate::fault::{self, Point};
+
 pub use flows::{FlowTable, InstallError};
 pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
 pub use link::{AttachMode, AttachedMode, Attacher};
@@ -45,6 +47,14 @@ pub enum DatapathError {
         source: std::io::Error,
         /// What to do.
         hint: &'static str,
+    },
+    /// Another daemon runs with the same pins.
+    #[error(
+        "another daemon uses the pins in {path}: stop it, or configure another dataplane.pin_path"
+    )]
+    InUse {
+        /// As configured.
+        path: PathBuf,
     },
     /// Maps of another layout or size are pinned.
     #[error(
@@ -151,7 +161,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
-    /// Says that somebody uses the pins.
+    /// Two daemons with the same pins would detach each other's program.
     _in_use: pins::InUse,
 }
 
@@ -195,7 +205,8 @@ impl Datapath {
             adopted,
             _in_use: in_use,
         };
-        Ok((datapath, Attacher::new(ebpf, config.clone())))
+        let spare = load_program(config)?;
+        Ok((datapath, Attacher::new(ebpf, spare, config.clone())))
     }
 
     /// Whether the maps are those of an earlier run.
@@ -225,6 +236,7 @@ fn load_program(config: &DatapathConfig) -> Result<Ebpf, DatapathError> {
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|error| DatapathError::refused("the maps", &error))?;
+    fault::point(Point::MapsPinned);
     link::program(&mut ebpf)?
         .load()
         .map_err(|error| DatapathError::refused("the program", &error))?;

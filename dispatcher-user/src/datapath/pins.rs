@@ -11,6 +11,7 @@ use dispatcher_common::maps::{self, MapSpec};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{AttachedMode, DatapathError};
+use crate::fault::{self, Point};
 
 /// The program's link to one interface, pinned as `native:eth0` or `generic:eth0`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -82,6 +83,7 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(pin) = LinkPin::parse(&name) {
             fs::remove_file(entry.path())?;
+            fault::point(Point::LinkUnpinned);
             unloaded.interfaces.push(pin.interface);
         } else if maps::ALL.iter().any(|spec| spec.name == name) {
             others.push(entry.path());
@@ -90,6 +92,7 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
     unloaded.interfaces.sort();
     for path in others {
         fs::remove_file(path)?;
+        fault::point(Point::MapUnpinned);
         unloaded.maps += 1;
     }
     match fs::remove_dir(pin_path) {
@@ -115,10 +118,9 @@ impl InUse {
         let folder = File::open(pin_path).map_err(|error| wrong(error, ""))?;
         match folder.try_lock() {
             Ok(()) => Ok(Self(folder)),
-            Err(TryLockError::WouldBlock) => Err(wrong(
-                io::Error::other("another dispatcher runs with it"),
-                ": give each a pin_path of its own",
-            )),
+            Err(TryLockError::WouldBlock) => Err(DatapathError::InUse {
+                path: pin_path.to_owned(),
+            }),
             Err(TryLockError::Error(error)) => Err(wrong(error, "")),
         }
     }

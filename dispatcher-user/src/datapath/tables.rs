@@ -14,6 +14,7 @@ use aya::Pod;
 use aya::maps::{MapError, PerCpuValues};
 
 use super::{Datapath, DatapathError};
+use crate::fault::{self, Point};
 
 /// How often an element is asked for when the kernel says that it has no memory, and the pause
 /// before each time: twice is what it took with 4096 back-ends.
@@ -49,6 +50,7 @@ impl Datapath {
         for key in gone {
             self.services.remove(&key).map_err(refused)?;
         }
+        fault::point(Point::ServicesGone);
         for (key, service) in wanted {
             self.services.insert(key, service, 0).map_err(refused)?;
         }
@@ -129,6 +131,7 @@ impl Datapath {
         self.backends
             .set(backend, none, 0)
             .map_err(|error| DatapathError::refused("a back-end's counters", &error))?;
+        fault::point(Point::CountsForgotten);
         self.measure(backend)
     }
 

@@ -18,6 +18,7 @@ use crate::admission::{
 };
 use crate::ceiling::{Bounds, Controller};
 use crate::config::{self, Config};
+use crate::fault::{self, Point};
 
 /// Who is there after a change: first the services of the configuration in its order, each with
 /// first its configured back-ends in theirs; then those that were removed and have flows left.
@@ -80,9 +81,11 @@ impl Engine {
     ) -> Result<Roster, NoRoom> {
         self.forget_gone();
         let plan = plan(&self.known_services(), &self.known_groups(), config)?;
+        fault::point(Point::ChangePlanned);
         // Nobody is released in between: requests see all of it or nothing.
         self.admission.hold();
         self.remove(now, &plan);
+        fault::point(Point::OldRemoved);
         self.assign_groups(now, config, &plan);
         self.assign_services(now, config, &plan, number);
         self.admission.go_on(now);

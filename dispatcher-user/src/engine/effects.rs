@@ -15,6 +15,7 @@ use crate::admission::{
     ServiceId, Time,
 };
 use crate::datapath::InstallError;
+use crate::fault::{self, Point};
 
 impl Engine {
     /// Carries out every command there is, those that one leads to included.
@@ -91,10 +92,13 @@ impl Engine {
             to_backend: way.next_hop,
             to_client: self.way_back(&syn),
         });
+        fault::point(Point::SlotTaken);
         match self.datapath.flows().install(&pair) {
             Ok(()) => {
+                fault::point(Point::FlowInstalled);
                 let packet = syn.packet(&pair.forward.translation);
                 self.send(&way.next_hop, &packet, way.address.ip());
+                fault::point(Point::SynQueued);
                 self.kept.keep(flow, isn, syn);
                 true
             }

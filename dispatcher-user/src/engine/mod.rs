@@ -37,6 +37,7 @@ use tokio::sync::watch;
 use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
 use crate::config::Unattended;
 use crate::datapath::{AttachedMode, Datapath};
+use crate::fault::{self, Point};
 use crate::network::{NetworkView, Way};
 use crate::xsk::XskSocket;
 
@@ -201,6 +202,9 @@ impl Engine {
                 };
                 events.push((flow, Phase(event.phase)));
             });
+        if taken > 0 {
+            fault::point(Point::EventsTaken);
+        }
         for (flow, phase) in events {
             self.enter_phase(now, flow, phase);
         }

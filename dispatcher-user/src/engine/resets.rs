@@ -10,6 +10,7 @@ use foldhash::quality::RandomState;
 use super::Engine;
 use super::syn::Packet;
 use crate::admission::{BackendId, FlowState, Time};
+use crate::fault::{self, Point};
 
 /// Places of the flow table that are looked at in one turn.
 const LOOKED_AT_A_TURN: u32 = 4096;
@@ -58,6 +59,7 @@ impl Engine {
             };
             if let Some(pair) = self.datapath.flows().get(&flow.key) {
                 self.reset_both(&pair);
+                fault::point(Point::ResetQueued);
             }
             // Late packets, and what an end that did not take its RST says, are still translated.
             self.enter_phase(now, flow.id, Phase::RESET);

@@ -10,7 +10,6 @@ use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use tokio::sync::{oneshot, watch};
 
-use super::adopt::Legacy;
 use super::configure::Roster;
 use super::handle::{self, Message};
 use super::host_stack::HostStack;
@@ -22,6 +21,7 @@ use super::{Engine, Handle, clock, first_control};
 use crate::admission::Admission;
 use crate::config::{self, Config};
 use crate::datapath::{self, AttachedMode, Attacher, Datapath, DatapathConfig, Meters};
+use crate::fault::{self, Point};
 use crate::network::{Network, NetworkView};
 use crate::xsk::{XskConfig, XskMode};
 
@@ -39,6 +39,10 @@ pub struct Running {
     pub attached: AttachedMode,
     /// Who is there.
     pub roster: Roster,
+    /// Who was there before, when an earlier daemon left flows of services or back-ends that the
+    /// configuration does not know: a configuration that does, and its roster. They are removed
+    /// since then, as by a reload.
+    pub before: Option<(Config, Roster)>,
 }
 
 impl Running {
@@ -85,6 +89,7 @@ pub async fn start(config: &Config) -> Result<Started> {
     let Opened {
         engine,
         roster,
+        before,
         handle,
         network,
         views,
@@ -114,6 +119,7 @@ pub async fn start(config: &Config) -> Result<Started> {
         ended,
         attached,
         roster,
+        before,
     };
     Ok(Started {
         running,
@@ -128,6 +134,7 @@ pub async fn start(config: &Config) -> Result<Started> {
 struct Opened {
     engine: Engine,
     roster: Roster,
+    before: Option<(Config, Roster)>,
     handle: Handle,
     network: Network,
     views: Views,
@@ -178,6 +185,7 @@ async fn assemble(
     let now = clock::now();
     let control = first_control(view.generation, config.dataplane.unattended, now);
     datapath.set_control(&control)?;
+    fault::point(Point::ControlTold);
     let (handle, inbox, names) = handle::channel(config.dataplane.pin_path.clone())?;
     let mut engine = Engine {
         admission: Admission::new(config.dataplane.flow_capacity, RandomState::default()),
@@ -206,22 +214,12 @@ async fn assemble(
         sockets,
         datapath,
     };
-    let mut legacy = Legacy::default();
-    if engine.datapath.is_adopted() {
-        legacy = Legacy::read(engine.datapath.flows()).context("cannot read the flow table")?;
-    }
-    let number = |service, backend| Some(legacy.number(service, backend));
-    let roster = engine.configure(now, config, number)?;
-    let numbers = roster.backends.iter().flatten().map(|one| one.id.0);
-    engine.datapath.measure_only(&numbers.collect::<Vec<_>>());
-    if engine.datapath.is_adopted() {
-        let adopted = engine.adopt(now, legacy);
-        tracing::info!(
-            adopted.flows,
-            adopted.removed,
-            "took over from an earlier daemon"
-        );
-    }
+    let (roster, before) = if engine.datapath.is_adopted() {
+        engine.take_over(now, config)?
+    } else {
+        let roster = engine.configure(now, config, |_, _| None)?;
+        (roster, None)
+    };
     engine
         .datapath
         .set_links(&engine.sockets.links(&engine.network))?;
@@ -232,6 +230,7 @@ async fn assemble(
     Ok(Opened {
         engine,
         roster,
+        before,
         handle,
         network,
         views,

@@ -122,8 +122,15 @@ impl Desk {
     }
 }
 
-/// Starts to move the ceilings of the configured services.
-pub async fn start(config: &Config, roster: &Roster, meters: Meters, engine: Handle) -> Desk {
+/// Starts to move the ceilings of the configured services. `before` says who was there before the
+/// configuration removed some.
+pub async fn start(
+    config: &Config,
+    roster: &Roster,
+    before: Option<&(Config, Roster)>,
+    meters: Meters,
+    engine: Handle,
+) -> Desk {
     let (desk, asks) = mpsc::channel(ASKS_MAX);
     let (answered, answers) = mpsc::channel(ANSWERS_MAX);
     let mut governor = Governor {
@@ -134,7 +141,14 @@ pub async fn start(config: &Config, roster: &Roster, meters: Meters, engine: Han
         answers,
         agents: Agents::new(answered),
     };
-    block_in_place(|| governor.enroll(clock::now(), config, roster, false));
+    let now = clock::now();
+    block_in_place(|| match before {
+        Some((all, known)) => {
+            governor.enroll(now, all, known, false);
+            governor.enroll(now, config, roster, true)
+        }
+        None => governor.enroll(now, config, roster, false),
+    });
     governor.agents.set(targets(config, roster)).await;
     tokio::spawn(governor.run());
     Desk(desk)
