@@ -10,6 +10,7 @@ pub mod config;
 pub mod status;
 pub mod daemon;
 pub mod stopped;
+pub mod privilege;
 pub mod debian;
 pub mod package;
 pub mod wire;

@@ -21,6 +21,7 @@ use crate::admission::Admission;
 use crate::config::{self, Config};
 use crate::datapath::{self, AttachedMode, Datapath, DatapathConfig, Meters};
 use crate::network::{Network, NetworkView};
+use crate::privileges;
 use crate::xsk::XskMode;
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
@@ -87,6 +88,9 @@ pub async fn start(config: &Config) -> Result<Started> {
     let (running, ended) = oneshot::channel::<()>();
     let attached = engine.attached.context("nothing is attached")?;
     let meters = engine.datapath.meters()?;
+    // All is open; the admission thread begins with what this one has.
+    let kept = privileges::settle()?;
+    tracing::info!(%kept, "gave up all capabilities but these");
     let thread = thread::Builder::new()
         .name("admission".into())
         .spawn(move || {
