@@ -14,6 +14,7 @@ pub mod agent;
 pub mod engine;
 pub mod governor;
 pub mod watchdog;
+pub mod privileges;
 pub mod daemon;
 pub mod fault;
 

@@ -11,6 +11,7 @@ pub mod status;
 pub mod daemon;
 pub mod stopped;
 pub mod terminal;
+pub mod privilege;
 pub mod debian;
 pub mod package;
 pub mod wire;
@@ -36,8 +37,8 @@ pub mod floor;
 
 use std::time::{Duration, Instant};
 
-/// How long a condition that must come true may take, on a loaded machine too.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a condition that must come true may take, on a loaded or an emulated machine too.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Polls until `condition` holds; panics with `what` when it does not within `deadline`.
 #[track_caller]

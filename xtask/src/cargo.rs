@@ -60,16 +60,7 @@ pub fn build_binaries<const N: usize>(
         let profile = if build.release { "release" } else { "debug" };
         return Ok(names.map(|name| bpf::target_directory().join(profile).join(name)));
     }
-    cargo.arg("--message-format=json-render-diagnostics");
-    eprintln!("$ {}", command::describe(&cargo));
-    let output = cargo
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run {}", command::describe(&cargo)))?;
-    if !output.status.success() {
-        bail!("{}: {}", output.status, command::describe(&cargo));
-    }
-    let messages = String::from_utf8(output.stdout).context("cargo's messages are no UTF-8")?;
+    let messages = messages(&mut cargo)?;
     let mut paths = [const { None }; N];
     for (path, name) in paths.iter_mut().zip(names) {
         *path = Some(
@@ -78,6 +69,42 @@ pub fn build_binaries<const N: usize>(
         );
     }
     Ok(paths.map(Option::unwrap_or_default))
+}
+
+/// Builds test targets and returns the path of each, in the order of `names`.
+///
+/// Of the whole workspace, for the reason of [`build_binaries`].
+pub fn build_tests(names: &[String], runner: Runner) -> Result<Vec<PathBuf>> {
+    let mut cargo = command("test");
+    cargo.args(["--workspace", "--no-run"]);
+    for name in names {
+        cargo.args(["--test", name]);
+    }
+    if runner.dry_run {
+        runner.run(&mut cargo)?;
+        return Ok(names.iter().map(PathBuf::from).collect());
+    }
+    let messages = messages(&mut cargo)?;
+    names
+        .iter()
+        .map(|name| {
+            executable(&messages, name).with_context(|| format!("cargo has built no test {name}"))
+        })
+        .collect()
+}
+
+/// Runs a build to its end; returns what cargo says of it to programs.
+fn messages(cargo: &mut Command) -> Result<String> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    eprintln!("$ {}", command::describe(cargo));
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", command::describe(cargo)))?;
+    if !output.status.success() {
+        bail!("{}: {}", output.status, command::describe(cargo));
+    }
+    String::from_utf8(output.stdout).context("cargo's messages are no UTF-8")
 }
 
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {

@@ -15,6 +15,7 @@ mod build;
 mod load;
 mod lab;
 mod test;
+mod vm;
 mod bench;
 mod simulate;
 mod dist;

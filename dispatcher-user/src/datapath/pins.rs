@@ -1,14 +1,15 @@
 //! Pins: where they are, whether an earlier run's can be taken over, and how to remove them.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use dispatcher_common::control::{Control, LAYOUT};
 use dispatcher_common::maps::{self, MapSpec};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use super::{AttachedMode, DatapathError};
 use crate::fault::{self, Point};
@@ -96,8 +97,10 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
         unloaded.maps += 1;
     }
     match fs::remove_dir(pin_path) {
-        // Something that is not ours lies there too.
-        Err(error) if error.raw_os_error() == Some(libc::ENOTEMPTY) => {}
+        // Something that is not ours lies there too, or it was made for a user who may make none.
+        Err(error)
+            if error.raw_os_error() == Some(libc::ENOTEMPTY)
+                || error.kind() == io::ErrorKind::PermissionDenied => {}
         other => other?,
     }
     Ok(unloaded)
@@ -144,14 +147,20 @@ pub fn is_in_use(pin_path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes the folder, for root alone, and sees that it is on a bpffs.
+/// Nobody else may as much as see what is pinned.
+const MODE: u32 = 0o700;
+
+/// Makes the folder, for this user alone, and sees that it is on a bpffs and nobody else's: a bpffs
+/// that is mounted without options lets everybody make folders.
 pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
     let wrong = |source: io::Error, hint| DatapathError::PinPath {
         path: pin_path.to_owned(),
         source,
         hint,
     };
-    fs::create_dir_all(pin_path).map_err(|error| {
+    let mut make = DirBuilder::new();
+    make.recursive(true).mode(MODE);
+    make.create(pin_path).map_err(|error| {
         let hint = if error.raw_os_error() == Some(libc::EPERM) {
             ": is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)"
         } else if error.kind() == io::ErrorKind::PermissionDenied {
@@ -172,7 +181,15 @@ pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
             ": mount one with `mount -t bpf bpf /sys/fs/bpf`",
         ));
     }
-    fs::set_permissions(pin_path, fs::Permissions::from_mode(0o700))
+    let folder = fs::symlink_metadata(pin_path).map_err(|error| wrong(error, ""))?;
+    if !folder.is_dir() || folder.uid() != geteuid().as_raw() {
+        let error = io::Error::other("it is not this user's own directory");
+        return Err(wrong(
+            error,
+            ": whoever made it could detach the program; remove it, or configure another",
+        ));
+    }
+    fs::set_permissions(pin_path, fs::Permissions::from_mode(MODE))
         .map_err(|error| wrong(error, ""))
 }
 

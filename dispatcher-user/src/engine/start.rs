@@ -23,6 +23,7 @@ use crate::config::{self, Config};
 use crate::datapath::{self, AttachedMode, Attacher, Datapath, DatapathConfig, Meters};
 use crate::fault::{self, Point};
 use crate::network::{Network, NetworkView};
+use crate::privileges;
 use crate::xsk::{XskConfig, XskMode};
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
@@ -98,6 +99,9 @@ pub async fn start(config: &Config) -> Result<Started> {
     let (running, ended) = oneshot::channel::<()>();
     let attached = engine.attached.context("nothing is attached")?;
     let meters = engine.datapath.meters()?;
+    // All is open; the threads that this one starts begin with what it has.
+    let kept = privileges::settle()?;
+    tracing::info!(%kept, "gave up all capabilities but these");
     let interfaces = Follower::start(
         &engine.sockets,
         attacher,
