@@ -57,6 +57,8 @@ pub struct Service {
     pub ceiling: String,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
+    /// Further lines of `[service.health]`.
+    pub health_keys: String,
     /// How long a handshake may take, with its unit.
     pub handshake_timeout: &'static str,
     /// How long a connection may be silent, with its unit.
@@ -163,6 +165,7 @@ impl Service {
             policy: "fixed",
             ceiling: String::new(),
             health: "off",
+            health_keys: String::new(),
             handshake_timeout: "5s",
             idle_timeout: "5m",
             closing_timeout: "30s",
@@ -182,6 +185,7 @@ impl Service {
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
         writeln!(toml, "{}", self.ceiling)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
+        writeln!(toml, "{}", self.health_keys)?;
         writeln!(toml, "\n[service.timeouts]")?;
         writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;
         writeln!(toml, "idle      = {:?}", self.idle_timeout)?;

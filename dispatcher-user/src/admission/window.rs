@@ -39,6 +39,8 @@ pub struct BackendWindow {
     pub ended: u64,
     /// Connections that are over and never were established: reset before, or given up.
     pub failed: u64,
+    /// Handshakes that are not finished now.
+    pub half_open: u32,
 }
 
 /// A count, its greatest value in a window, and its integral over time. That takes 32 bits of value
@@ -129,6 +131,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 admitted: counters.admitted,
                 ended: counters.ended,
                 failed: counters.failed,
+                half_open: backend.limiter.half_open(),
             });
         }
         Some(ServiceWindow {
