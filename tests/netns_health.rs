@@ -168,7 +168,10 @@ fn a_server_that_says_503_is_down_and_its_connections_are_kept_or_reset() {
     say("503 Service Unavailable");
     becomes(&daemon, 0, "down");
     let told = why(&daemon, 0);
-    assert!(told.contains("HTTP status 503; it must be 200 to 299"), "{told}");
+    assert!(
+        told.contains("HTTP status 503; it must be 200 to 299"),
+        "{told}"
+    );
     for stream in &mut held {
         assert_eq!(client::exchange(stream, b"kept").unwrap(), b"kept");
     }
@@ -245,7 +248,11 @@ fn a_silent_back_end_is_down_in_time_and_a_reload_changes_who_is_checked() {
     config.web().backends.push(nobody);
     let daemon = Daemon::start(&lab, &config).unwrap();
     becomes(&daemon, 2, "down");
-    assert!(checks(&daemon, 2, "timeout") >= 1, "{:#}", daemon.status().0);
+    assert!(
+        checks(&daemon, 2, "timeout") >= 1,
+        "{:#}",
+        daemon.status().0
+    );
     let pointer = "/services/0/backends/2/health/last/took_ms";
     let status = daemon.status().0;
     let took = status.pointer(pointer).and_then(|took| took.as_f64());
@@ -263,11 +270,15 @@ fn a_silent_back_end_is_down_in_time_and_a_reload_changes_who_is_checked() {
     assert!(checks(&daemon, 0, "passed") >= passed);
     is_checked_again(&daemon, 0, "passed");
     let asked = || servers[1].count().peers().len();
-    eventually(PATIENCE, "the last check of the removed one is over", || {
-        let before = asked();
-        is_checked_again(&daemon, 0, "passed");
-        asked() == before
-    });
+    eventually(
+        PATIENCE,
+        "the last check of the removed one is over",
+        || {
+            let before = asked();
+            is_checked_again(&daemon, 0, "passed");
+            asked() == before
+        },
+    );
 
     config.web().backends.push(second);
     daemon.reload(&config).unwrap();
@@ -348,7 +359,10 @@ fn requests_without_an_answer_take_a_back_end_down_and_one_brings_it_back() {
         daemon.log().contains("down by its health")
     });
     let told = daemon.log();
-    assert!(told.contains("requests in succession without an answer"), "{told}");
+    assert!(
+        told.contains("requests in succession without an answer"),
+        "{told}"
+    );
     // Trials that fail come between.
     let before = given(&second, &lab, Family::V4);
     let _server = Server::start(lab.backend(0), BACKEND_PORT, talk()).unwrap();

@@ -9,7 +9,8 @@ use dispatcher_user::ceiling::{
 };
 use dispatcher_user::config::{
     Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Group,
-    Health, HealthKind, Metrics, OnDown, OnExit, Overflow, Queue, Service, Timeouts, Unattended, XskMode,
+    Health, HealthKind, Metrics, OnDown, OnExit, Overflow, Queue, Service, Timeouts, Unattended,
+    XskMode,
 };
 use proptest::prelude::*;
 
@@ -222,7 +223,10 @@ fn health_takes_what_its_kind_has() {
             "kind = \"http\"\nhost = \"[2001:db8::1]\"\nstatus = \"200-299\"",
             http("/", Some("[2001:db8::1]"), 200..=299),
         ),
-        ("kind = \"http\"\nstatus = \"503\"", http("/", None, 503..=503)),
+        (
+            "kind = \"http\"\nstatus = \"503\"",
+            http("/", None, 503..=503),
+        ),
         // Turned off by one word.
         (
             "kind = \"off\"\npath = \"/up\"\nhost = \"a\"\nstatus = 204",

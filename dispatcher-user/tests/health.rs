@@ -124,7 +124,10 @@ fn a_target_is_made_of_service_and_back_end() {
         (r#"{ kind = "http", port = 81 }"#, "[2001:db8::2]:81"),
     ] {
         let target = made(keys).unwrap();
-        assert_eq!((target.service, target.backend), (ServiceId(1), BackendId(3)));
+        assert_eq!(
+            (target.service, target.backend),
+            (ServiceId(1), BackendId(3))
+        );
         assert_eq!(target.address, address.parse().unwrap(), "{keys}");
     }
     assert_eq!(made(r#"{ kind = "off", passive = 3 }"#), None);
@@ -232,7 +235,10 @@ async fn what_is_no_answer_over_http_is_told() {
 #[tokio::test]
 async fn a_long_body_passes() {
     let body = "x".repeat(1 << 20);
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", 1 << 20);
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        1 << 20
+    );
     let address = answering(answer).await;
     assert_eq!(first(target(address, http(), AMPLE)).await.result, Ok(()));
 }

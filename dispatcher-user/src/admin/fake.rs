@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::history::History;
 use crate::status::{
     AttachMode, BackendState, BackendStatus, CeilingMove, ChecksStatus, FlowRow, FlowState,
-    FlowTableStatus, FrameStatus, GroupStatus, HealthCheck, HealthStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
-    SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
+    FlowTableStatus, FrameStatus, GroupStatus, HealthCheck, HealthStatus, QueueRow, QueueStatus,
+    Rate, Requests, ServiceStatus, Status, SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
 use crate::telemetry::{QUEUE_WAIT_BUCKETS, TIMES_BUCKETS};
 

@@ -238,7 +238,11 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
 /// Why its health and its ceiling are what they are, where there is something to tell.
 fn explain(text: &mut String, backend: &BackendStatus) {
     let mut told = Vec::new();
-    if let Some(health) = backend.health.as_ref().filter(|health| health.verdict != "up") {
+    if let Some(health) = backend
+        .health
+        .as_ref()
+        .filter(|health| health.verdict != "up")
+    {
         let (verdict, since) = (&health.verdict, time(health.since_seconds));
         let why = health.why.as_deref().unwrap_or_default();
         told.push(format!("health {verdict} for {since}: {why}"));

@@ -236,8 +236,9 @@ pub(super) fn http_host(value: &DeValue<'_>) -> Result<String, String> {
     if host.len() <= HOST_BYTES_MAX && stands {
         return Ok(host.to_owned());
     }
-    let what =
-        format!("a host of at most {HOST_BYTES_MAX} bytes, with a port or without, such as \"web.example\"");
+    let what = format!(
+        "a host of at most {HOST_BYTES_MAX} bytes, with a port or without, such as \"web.example\""
+    );
     Err(must_be(value, &what))
 }
 
@@ -261,7 +262,8 @@ pub(super) fn http_status(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, St
     };
     let range = range.filter(|range| !range.is_empty());
     range.ok_or_else(|| {
-        let what = "an HTTP status or a range of them within 100 to 599, such as 200 or \"200-299\"";
+        let what =
+            "an HTTP status or a range of them within 100 to 599, such as 200 or \"200-299\"";
         must_be(value, what)
     })
 }

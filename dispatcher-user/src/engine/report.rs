@@ -10,8 +10,8 @@ use crate::admin::QueueFilter;
 use crate::admission::{BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendStatus, ChecksStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests,
-    ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
+    AttachMode, BackendStatus, ChecksStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus,
+    Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
 };
 
 impl Engine {

@@ -87,9 +87,7 @@ impl Health {
         let fault = self.last.as_ref().and_then(|last| last.fault.as_ref());
         let hindered = fault.filter(|fault| matches!(fault, Fault::NotMade(_)));
         let before = std::mem::replace(&mut self.hindered, hindered.is_some());
-        hindered
-            .filter(|_| !before)
-            .map(ToString::to_string)
+        hindered.filter(|_| !before).map(ToString::to_string)
     }
 
     /// A window is over, in which the back-end answered so many requests.
@@ -196,7 +194,7 @@ impl Requests {
         // Half-open ones may have been answered: so there are at least as many as this.
         let unanswered = self.admitted as i64 - self.answered as i64 - i64::from(window.half_open);
         let new = unanswered.saturating_sub(self.unanswered);
-        if answered > 0 || new > 0 {
+        if new > 0 || window.half_open == 0 {
             self.unanswered = unanswered;
         }
         Passive {
@@ -242,7 +240,10 @@ mod tests {
             // They are silent, and given up later.
             (&[(5, 0, 5), (0, 0, 5), (0, 0, 2), (0, 0, 0)], &[0, 0, 3, 2]),
             // A flood: all are answered, and never finish their handshakes.
-            (&[(9, 9, 9), (9, 9, 18), (0, 0, 9), (0, 0, 0)], &[0, 0, 0, 0]),
+            (
+                &[(9, 9, 9), (9, 9, 18), (0, 0, 9), (0, 0, 0)],
+                &[0, 0, 0, 0],
+            ),
             // An answer to a request that an earlier daemon admitted hides nothing for long.
             (&[(0, 3, 0), (4, 0, 0)], &[0, 4]),
         ] {

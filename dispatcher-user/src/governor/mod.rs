@@ -22,8 +22,8 @@ use crate::agent::{AgentTarget, Agents, Answer};
 use crate::ceiling::Settings;
 use crate::config::{self, Config};
 use crate::datapath::Meters;
-use crate::health::{CHECKS_MAX, Checked, Checks, Target};
 use crate::engine::{Adjustment, Enrolled, Handle, Roster, Since, clock};
+use crate::health::{CHECKS_MAX, Checked, Checks, Target};
 use crate::measure::Reading;
 use crate::status::{ChecksStatus, Status};
 

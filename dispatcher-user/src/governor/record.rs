@@ -13,8 +13,8 @@ use crate::ceiling::{
     AgentReport, AgentState, Bounds, Change, Controller, Policy, Settings, Window,
 };
 use crate::config;
-use crate::health::{Cause, Checked, Verdict};
 use crate::engine::{Adjustment, Enrolled};
+use crate::health::{Cause, Checked, Verdict};
 use crate::measure::{Distribution, Measured, Reading, Recent};
 use crate::status::{
     BackendStatus, CeilingMove, Rate, SuggestedCeiling, TimesBySize, TimesMs, Totals,

@@ -120,7 +120,9 @@ fn is_ours(error: &io::Error) -> bool {
         libc::EPERM,
         libc::EACCES,
     ];
-    error.raw_os_error().is_some_and(|number| own.contains(&number))
+    error
+        .raw_os_error()
+        .is_some_and(|number| own.contains(&number))
 }
 
 /// Checks once.

@@ -267,7 +267,11 @@ mod tests {
             let before = tracker.verdict();
             let cause = tracker.check(at(second), check == '+');
             assert_eq!(cause.is_some(), tracker.verdict() != before);
-            seen.push(if tracker.verdict() == Verdict::Up { 'u' } else { 'd' });
+            seen.push(if tracker.verdict() == Verdict::Up {
+                'u'
+            } else {
+                'd'
+            });
         }
         assert_eq!(seen, verdicts, "{checks}");
     }
@@ -349,7 +353,10 @@ mod tests {
         }
         tracker.handle_timeout(at(now + 64)).unwrap();
         let cause = tracker.observe(at(now + 65), answered(1));
-        assert_eq!((cause, tracker.verdict()), (Some(Cause::Answered), Verdict::Up));
+        assert_eq!(
+            (cause, tracker.verdict()),
+            (Some(Cause::Answered), Verdict::Up)
+        );
         // It is forgotten how often it was tried.
         tracker.observe(at(now + 66), failed(5, 0)).unwrap();
         assert!(tracker.handle_timeout(at(now + 68)).is_some());
