@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dispatcher_tests::config::{BACKEND_PORT, Backend, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
-use dispatcher_tests::scenario::{assert_settles, on_all};
+use dispatcher_tests::scenario::{assert_settles, fetch_at_once, on_all};
 use dispatcher_tests::server::{self, Count, Server};
 use dispatcher_tests::topology::{Family, Lab, Topology};
 use dispatcher_tests::{PATIENCE, client, each_at_once, eventually};
@@ -375,4 +375,26 @@ fn requests_without_an_answer_take_a_back_end_down_and_one_brings_it_back() {
     assert_eq!(daemon.status().backend(0, "ceiling"), 8);
     assert!(given(&second, &lab, Family::V4) > before);
     assert_settles(&daemon);
+}
+
+/// Nobody checks, and nobody answers: silence takes a back-end down too.
+#[test]
+fn silence_takes_a_back_end_down() {
+    let lab = Topology::default().up().unwrap();
+    let _servers = on_all(&lab, || server::http(Duration::ZERO));
+    let mut config = config(&lab, Family::V4, "off", "passive = 3");
+    let web = config.web();
+    web.ceiling = "interval = \"100ms\"".to_owned();
+    web.handshake_timeout = "500ms";
+    // Nobody has this address.
+    web.backends[1].address = "10.0.0.99:8080".parse().unwrap();
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+    // Who was sent there asks again, and is served by the other.
+    fetch_at_once(&lab, service, 8);
+    becomes(&daemon, 1, "down");
+    let told = why(&daemon, 1);
+    assert!(told.contains("without an answer"), "{told}");
+    assert_eq!(daemon.status().state(0), "up");
+    daemon.status().assert_balanced();
 }
