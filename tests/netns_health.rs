@@ -19,7 +19,7 @@ const HEALTH_PORT: u16 = 8081;
 
 /// Shorter than the default, so that the tests need not wait long. What answers on a loaded machine
 /// answers in time.
-const OFTEN: &str = "interval = \"250ms\"\ntimeout = \"250ms\"";
+const OFTEN: &str = "interval = \"200ms\"\ntimeout = \"200ms\"";
 
 /// Checks as these keys say.
 fn config(lab: &Lab, family: Family, health: &'static str, keys: &str) -> Config {
@@ -49,7 +49,7 @@ fn is_checked_again(daemon: &Daemon, backend: usize, result: &str) {
     let before = checks(daemon, backend, result);
     let what = format!("back-end {backend} is checked again: {result}");
     eventually(PATIENCE, &what, || {
-        checks(daemon, backend, result) >= before + 4
+        checks(daemon, backend, result) >= before + 3
     });
 }
 
@@ -80,7 +80,7 @@ fn a_server_that_dies_is_given_nothing_and_comes_back_slowly() {
         let talk = || server::http(Duration::ZERO);
         let mut servers = on_all(&lab, talk);
         let mut config = config(&lab, family, "tcp", "passive = 0");
-        config.web().ceiling = "interval = \"100ms\"\nslow_start = \"3s\"".to_owned();
+        config.web().ceiling = "interval = \"100ms\"\nslow_start = \"2s\"".to_owned();
         let daemon = Daemon::start(&lab, &config).unwrap();
         let service = lab.service(family, SERVICE_PORT);
         // What comes back to this host goes through the program, and to the host's stack.
@@ -320,7 +320,7 @@ fn checks_count_against_no_ceiling() {
 fn while_all_are_down_requests_wait() {
     let lab = Topology::default().up().unwrap();
     let mut config = config(&lab, Family::V4, "tcp", "");
-    config.web().queue_timeout = "2s";
+    config.web().queue_timeout = "1s";
     let daemon = Daemon::start(&lab, &config).unwrap();
     for backend in 0..2 {
         becomes(&daemon, backend, "down");
