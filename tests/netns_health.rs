@@ -56,7 +56,7 @@ fn is_checked_again(daemon: &Daemon, backend: usize, result: &str) {
 fn why(daemon: &Daemon, backend: usize) -> String {
     let pointer = format!("/services/0/backends/{backend}/health/why");
     let status = daemon.status().0;
-    let why = status.pointer(&pointer).and_then(|why| why.as_str());
+    let why = status.pointer(&pointer).and_then(serde_json::Value::as_str);
     why.unwrap_or_default().to_owned()
 }
 
@@ -255,7 +255,7 @@ fn a_silent_back_end_is_down_in_time_and_a_reload_changes_who_is_checked() {
     );
     let pointer = "/services/0/backends/2/health/last/took_ms";
     let status = daemon.status().0;
-    let took = status.pointer(pointer).and_then(|took| took.as_f64());
+    let took = status.pointer(pointer).and_then(serde_json::Value::as_f64);
     assert!(took.is_some_and(|took| took < 5000.0), "{took:?}");
     for backend in 0..2 {
         is_checked_again(&daemon, backend, "passed");

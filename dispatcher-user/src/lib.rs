@@ -2,7 +2,8 @@
 //! meets them; the last ones are what people touch.
 //!
 //! `admission` and `ceiling` decide and do nothing else; `xsk`, `datapath`, `network`, `agent`
-//! and `health` act and decide nothing but whether a back-end is well; they meet in `engine` and in `governor`.
+//! and `health` act and decide nothing but whether a back-end is well; they meet in `engine` and in
+//! `governor`.
 
 pub mod xsk;
 pub mod admission;
