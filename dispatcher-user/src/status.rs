@@ -23,6 +23,8 @@ pub struct Status {
     pub flows: FlowTableStatus,
     /// The frames of the AF_XDP sockets' memory.
     pub frames: FrameStatus,
+    /// Health checks of all back-ends.
+    pub checks: ChecksStatus,
     /// Frames dropped since the program was first attached, by the label of the
     /// [`DropReason`](dispatcher_common::verdict::DropReason); every reason is listed.
     pub dropped: BTreeMap<String, u64>,
@@ -156,6 +158,17 @@ pub struct FrameStatus {
     pub in_flight: u64,
 }
 
+/// Health checks of all back-ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChecksStatus {
+    /// Those that are being made.
+    pub running: u64,
+    /// Most that are made at once.
+    pub most: u64,
+    /// How often one had to wait for others to be over.
+    pub waited: u64,
+}
+
 /// One service.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -233,7 +246,7 @@ pub struct Requests {
 pub enum BackendState {
     /// It does.
     Up,
-    /// Its health check failed.
+    /// Its health, or its agent, says so.
     Down,
     /// No more, by hand; those it has go on.
     Draining,
@@ -277,6 +290,8 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// Whether it gets new connections.
     pub state: BackendState,
+    /// Its health; `null` where nobody watches it.
+    pub health: Option<HealthStatus>,
     /// Established and closing connections.
     pub active: u64,
     /// Connections whose handshake is not finished.
@@ -319,6 +334,37 @@ pub struct BackendStatus {
     pub rate: Rate,
     /// What happened since start.
     pub total: Totals,
+}
+
+/// What is known of a back-end's health.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// How it is checked: `tcp`, `http` or `off`.
+    pub kind: String,
+    /// `up`, `down`, or `trial`: it is given one connection, to see what becomes of it. Operators
+    /// and agents may say otherwise of its state.
+    pub verdict: String,
+    /// Since the verdict changed, or it came.
+    pub since_seconds: f64,
+    /// What changed it, in words; `null` while nothing has.
+    pub why: Option<String>,
+    /// The last check; `null` while there was none.
+    pub last: Option<HealthCheck>,
+    /// Checks since it came, by what came of them.
+    pub checks: BTreeMap<String, u64>,
+}
+
+/// A health check.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// `passed`, or the label of a [`Fault`](crate::health::Fault).
+    pub result: String,
+    /// The fault in words; `null` where it was passed.
+    pub why: Option<String>,
+    /// How long it took, milliseconds.
+    pub took_ms: f64,
+    /// Since then.
+    pub seconds_ago: f64,
 }
 
 /// How a ceiling was moved.

@@ -158,6 +158,15 @@ metric_table! {
         "Connections that the back-end refused or, silent, did not answer in time";
     INTERFACE_UP: Gauge Count "dispatcher_interface_up" ["interface"],
         "1 while the interface is there, up and used, else 0";
+    CHECKS: Counter Count "dispatcher_backend_checks_total" ["service", "backend", "result"],
+        "Health checks by what came of them: passed, timeout, refused, connection, status, \
+         unreadable, or not_made for want of something on this machine";
+    CHECK_TIME: Gauge Seconds "dispatcher_backend_check_seconds" ["service", "backend"],
+        "How long the last health check took";
+    CHECKS_RUNNING: Gauge Count "dispatcher_checks" [],
+        "Health checks that are being made";
+    CHECKS_WAITED: Counter Count "dispatcher_checks_waited_total" [],
+        "Health checks that had to wait for others to be over";
 }
 
 /// What the program counts of events, not of packets.
@@ -312,6 +321,8 @@ impl Scrape {
         }
         self.gauge(&FRAMES, &["home"], status.frames.home);
         self.gauge(&FRAMES, &["in_flight"], status.frames.in_flight);
+        self.gauge(&CHECKS_RUNNING, &[], status.checks.running);
+        self.counter(&CHECKS_WAITED, &[], status.checks.waited);
         for group in &status.groups {
             self.gauge(&GROUP_CONNECTIONS, &[&group.name], group.active);
             self.gauge(&GROUP_CEILING, &[&group.name], group.ceiling);
@@ -369,6 +380,14 @@ impl Scrape {
         for state in BackendState::ALL {
             let is = u64::from(backend.state == state);
             self.gauge(&STATE, &[service, name, state.label()], is);
+        }
+        if let Some(health) = &backend.health {
+            for (result, count) in &health.checks {
+                self.counter(&CHECKS, &[service, name, result], *count);
+            }
+            if let Some(last) = &health.last {
+                self.seconds(&CHECK_TIME, &[service, name], last.took_ms / 1000.0);
+            }
         }
         self.gauge(&PINNED, &[service, name], u64::from(backend.pinned));
         if let Some(suggested) = &backend.suggested {

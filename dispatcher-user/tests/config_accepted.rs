@@ -9,7 +9,8 @@ use dispatcher_user::ceiling::{
 };
 use dispatcher_user::config::{
     Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Group,
-    Health, HealthKind, Metrics, OnExit, Overflow, Queue, Service, Timeouts, Unattended, XskMode,
+    Health, HealthKind, Metrics, OnDown, OnExit, Overflow, Queue, Service, Timeouts, Unattended,
+    XskMode,
 };
 use proptest::prelude::*;
 
@@ -69,11 +70,15 @@ fn only_what_has_no_default_need_be_given() {
         },
         agent: None,
         health: Health {
-            kind: HealthKind::Off,
+            kind: HealthKind::Tcp,
+            port: None,
+            source: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
+            passive: 5,
+            on_down: OnDown::Keep,
         },
         timeouts: Timeouts {
             connect: Duration::from_secs(2),
@@ -201,6 +206,46 @@ fn service_with(lines: &str, ceiling: &str) -> Service {
          [[service.backend]]\naddress = \"192.0.2.2:1\"\ncapacity = 100\nceiling = {ceiling}\n"
     );
     parse(&text).services.remove(0)
+}
+
+#[test]
+fn health_takes_what_its_kind_has() {
+    let http = |path: &str, host: Option<&str>, status| HealthKind::Http {
+        path: path.to_owned(),
+        host: host.map(str::to_owned),
+        status,
+    };
+    for (keys, kind) in [
+        ("kind = \"tcp\"", HealthKind::Tcp),
+        ("kind = \"http\"", http("/", None, 200..=399)),
+        (
+            "kind = \"http\"\npath = \"/up?full\"\nhost = \"web.example:8080\"\nstatus = 204",
+            http("/up?full", Some("web.example:8080"), 204..=204),
+        ),
+        (
+            "kind = \"http\"\nhost = \"[2001:db8::1]\"\nstatus = \"200-299\"",
+            http("/", Some("[2001:db8::1]"), 200..=299),
+        ),
+        (
+            "kind = \"http\"\nstatus = \"503\"",
+            http("/", None, 503..=503),
+        ),
+        // Turned off by one word.
+        (
+            "kind = \"off\"\npath = \"/up\"\nhost = \"a\"\nstatus = 204",
+            HealthKind::Off,
+        ),
+    ] {
+        let service = service_with(&format!("[service.health]\n{keys}"), "{}");
+        assert_eq!(service.health.kind, kind, "{keys}");
+        let passive = if kind == HealthKind::Off { 0 } else { 5 };
+        assert_eq!(service.health.passive, passive, "{keys}");
+    }
+    let keys = "port = 81\nsource = \"192.0.2.9\"\non_down = \"reset\"\npassive = 3";
+    let health = service_with(&format!("[service.health]\n{keys}"), "{}").health;
+    assert_eq!(health.port, NonZeroU16::new(81));
+    assert_eq!(health.source, Some("192.0.2.9".parse().unwrap()));
+    assert_eq!((health.passive, health.on_down), (3, OnDown::Reset));
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub struct Service {
     pub health: &'static str,
     /// How long an answer to a SYN may take, with its unit; `None` for the daemon's default.
     pub connect_timeout: Option<&'static str>,
+    /// Further lines of `[service.health]`.
+    pub health_keys: String,
     /// How long a handshake may take, with its unit.
     pub handshake_timeout: &'static str,
     /// How long a connection may be silent, with its unit.
@@ -166,6 +168,7 @@ impl Service {
             ceiling: String::new(),
             health: "off",
             connect_timeout: None,
+            health_keys: String::new(),
             handshake_timeout: "5s",
             idle_timeout: "5m",
             closing_timeout: "30s",
@@ -185,6 +188,7 @@ impl Service {
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
         writeln!(toml, "{}", self.ceiling)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
+        writeln!(toml, "{}", self.health_keys)?;
         writeln!(toml, "\n[service.timeouts]")?;
         if let Some(connect) = self.connect_timeout {
             writeln!(toml, "connect   = {connect:?}")?;

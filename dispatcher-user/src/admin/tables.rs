@@ -245,13 +245,22 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
     let rows: Vec<_> = service.backends.iter().map(backend_row).collect();
     text.push_str(&aligned(&columns, &rows, "  ", view));
     for backend in &service.backends {
-        ceiling_line(text, backend);
+        explain(text, backend);
     }
 }
 
-/// Why the ceiling is what it is, where there is something to tell.
-fn ceiling_line(text: &mut String, backend: &BackendStatus) {
+/// Why its health and its ceiling are what they are, where there is something to tell.
+fn explain(text: &mut String, backend: &BackendStatus) {
     let mut told = Vec::new();
+    if let Some(health) = backend
+        .health
+        .as_ref()
+        .filter(|health| health.verdict != "up")
+    {
+        let (verdict, since) = (&health.verdict, time(health.since_seconds));
+        let why = health.why.as_deref().unwrap_or_default();
+        told.push(format!("health {verdict} for {since}: {why}"));
+    }
     if backend.pinned {
         told.push(format!("pinned at {}", backend.ceiling));
     }

@@ -95,6 +95,10 @@ async fn the_status_has_the_names_that_users_rely_on() {
         .await;
     let unknown = json!({ "mean": null, "p50": null, "p99": null, "max": null });
     let backend = json!({ "name": "web-1", "address": "10.0.0.11:8080", "state": "up",
+    "health": { "kind": "http", "verdict": "up", "since_seconds": 60.0,
+    "why": "checks in succession: 2",
+    "last": { "result": "passed", "why": null, "took_ms": 1.5, "seconds_ago": 0.5 },
+    "checks": { "passed": 20, "status": 3 } },
     "active": 30, "half_open": 2, "active_max": 32, "ceiling": 32,
     "ceiling_min": 1, "ceiling_max": 255, "capacity": 256, "weight": 1,
     "group": "db", "policy": "queue-depth", "pinned": false,
@@ -117,6 +121,7 @@ async fn the_status_has_the_names_that_users_rely_on() {
         json!({ "version": "0.1.0", "uptime_seconds": 12.5, "attach_mode": "native",
           "flows": { "used": 12, "capacity": 262_144 },
           "frames": { "total": 4096, "home": 4090, "in_flight": 6 },
+          "checks": { "running": 3, "most": 512, "waited": 9 },
           "dropped": { "no_flow": 7, "fragment": 0 },
           "handled": { "punted": 100, "event_lost": 2 },
           "groups": [ { "name": "db", "active": 32, "active_max": 40, "ceiling": 100 } ],

@@ -5,14 +5,16 @@ mod sections;
 mod group;
 mod service;
 mod ceiling;
+mod health;
 mod backend;
 mod identity;
 mod reader;
 mod scalar;
 mod diagnostics;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +51,8 @@ pub const CAPACITY_MAX: u32 = FLOW_CAPACITY_MAX;
 pub const DURATION_MIN: Duration = Duration::from_millis(10);
 /// Longest timeout or interval.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Shortest window of a ceiling's policy, and shortest interval between questions to an agent:
+/// Shortest window of a ceiling's policy, and shortest interval between questions to an agent or
+/// health checks:
 /// shorter ones tell more of chance than of the server.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Shortest response time asked for: below it, all that is measured is the way between machines.
@@ -71,10 +74,14 @@ pub const TOLERANCE_MAX: u32 = 399;
 pub const INITIAL_MOVING: u32 = 10;
 /// Most bytes that are sent to an agent over TCP.
 pub const AGENT_SEND_BYTES_MAX: usize = 256;
-/// Most bytes of an agent's HTTP path, query included.
-pub const AGENT_PATH_BYTES_MAX: usize = 1024;
+/// Most bytes of an HTTP path, query included, that an agent or a health check asks for.
+pub const PATH_BYTES_MAX: usize = 1024;
+/// Most bytes of the `Host` of a health check: a name of 253 bytes, a colon and a port.
+pub const HOST_BYTES_MAX: usize = 259;
 /// Most successive health checks asked for before a back-end changes its state.
 pub const HEALTH_COUNT_MAX: u32 = 100;
+/// Most successive requests without an answer asked for before a back-end is down.
+pub const PASSIVE_MAX: u32 = 10_000;
 /// Most bytes of a name.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Most bytes of an interface's name (`IFNAMSIZ`, less the closing zero).
@@ -260,7 +267,7 @@ pub enum AgentKind {
     },
     /// `GET`, answered with JSON or with a line of words.
     Http {
-        /// Path and query, at most [`AGENT_PATH_BYTES_MAX`] bytes; default `/`.
+        /// Path and query, at most [`PATH_BYTES_MAX`] bytes; default `/`.
         path: String,
     },
 }
@@ -268,23 +275,66 @@ pub enum AgentKind {
 /// `[service.health]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Health {
-    /// Default [`HealthKind::Off`].
+    /// Default [`HealthKind::Tcp`].
     pub kind: HealthKind,
-    /// From one check to the next; default 2 s.
+    /// Where it is checked, at the back-end's address; by default at the back-end's own port.
+    pub port: Option<NonZeroU16>,
+    /// Address of this machine that checks come from, of the service's family; by default what the
+    /// routing table says.
+    pub source: Option<IpAddr>,
+    /// From one check to the next, at least [`INTERVAL_MIN`]; default 2 s.
     pub interval: Duration,
-    /// How long a check waits for its answer, at most the interval; default 1 s.
+    /// How long a check waits for its whole answer, the connection included, at most the interval;
+    /// default 1 s.
     pub timeout: Duration,
     /// Good checks in succession until a back-end is up; default 2.
     pub rise: u32,
     /// Bad checks in succession until it is down; default 3.
     pub fall: u32,
+    /// Requests in succession that were sent on and not answered until it is down, at most
+    /// [`PASSIVE_MAX`]; 0 for any number. Default 5; with [`HealthKind::Off`] 0.
+    pub passive: u32,
+    /// What becomes of its connections when it goes down; default [`OnDown::Keep`].
+    pub on_down: OnDown,
 }
 
 /// How the health of back-ends is checked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HealthKind {
     /// Not at all.
     Off,
+    /// It accepts a connection.
+    Tcp,
+    /// It answers `GET`.
+    Http {
+        /// Path and query, at most [`PATH_BYTES_MAX`] bytes; default `/`.
+        path: String,
+        /// The `Host` of the request; by default address and port of what is asked.
+        host: Option<String>,
+        /// The statuses that are good, within 100 to 599; default 200 to 399.
+        status: RangeInclusive<u16>,
+    },
+}
+
+impl HealthKind {
+    /// As the configuration has it.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tcp => "tcp",
+            Self::Http { .. } => "http",
+        }
+    }
+}
+
+/// What becomes of the connections of a back-end that goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDown {
+    /// They go on, if they can.
+    Keep,
+    /// They are reset, at both ends.
+    Reset,
 }
 
 /// `[service.timeouts]`

@@ -10,8 +10,8 @@ use crate::admin::QueueFilter;
 use crate::admission::{BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests,
-    ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
+    AttachMode, BackendStatus, ChecksStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus,
+    Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
 };
 
 impl Engine {
@@ -42,6 +42,7 @@ impl Engine {
                 capacity: u64::from(self.admission.flow_capacity()),
             },
             frames: self.sockets.frames(),
+            checks: ChecksStatus::default(),
             dropped: dropped.collect(),
             handled: handled.collect(),
             groups: self.groups_status(),
@@ -123,6 +124,7 @@ impl Engine {
             name: info.name.to_string(),
             address: info.address,
             state: view.state.into(),
+            health: None,
             active: u64::from(view.active),
             half_open: u64::from(view.half_open),
             active_max: u64::from(view.active_max),

@@ -459,6 +459,11 @@ capacity = 64
                 "service web: timeouts.closing: 30s -> 9s",
             ),
             (
+                "[service.timeouts]",
+                "[service.health]\nfall = 9\n[service.timeouts]",
+                "service web: health: checked in another way",
+            ),
+            (
                 "\"web-1\"",
                 "\"a\"",
                 "service web: back-end a: name: web-1 -> a",

@@ -380,16 +380,21 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         );
     }
     frame.render_widget(Line::from(bounds(model, backend)), facts);
-    let mut words = vec![Span::styled("ceiling   ", told(Tone::Soft))];
-    match &backend.moved {
-        Some(moved) => {
-            let ago = span(moved.seconds_ago);
-            words.push(Span::raw(format!("{} to {} ", moved.from, moved.to)));
-            words.push(Span::styled(format!("{ago} ago: "), told(Tone::Soft)));
-            words.push(Span::raw(moved.why.clone()));
+    let words = match &backend.health {
+        Some(health) if health.verdict != "up" => {
+            let reason = health.why.as_deref().unwrap_or_default();
+            vec![
+                Span::styled("health    ", told(Tone::Soft)),
+                Span::styled(format!("{} ", health.verdict), told(Tone::Bad)),
+                Span::styled(
+                    format!("for {}: ", span(health.since_seconds)),
+                    told(Tone::Soft),
+                ),
+                Span::raw(reason.to_owned()),
+            ]
         }
-        None => words.push(Span::raw("not moved yet")),
-    }
+        _ => last_move(model, backend),
+    };
     frame.render_widget(Line::from(words), why);
     let words = match &backend.suggested {
         Some(suggested) => format!("{}: {}", suggested.ceiling, suggested.why),
@@ -400,6 +405,21 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Span::raw(words),
     ];
     frame.render_widget(Line::from(words), suggested);
+}
+
+fn last_move(model: &Model, backend: &BackendStatus) -> Vec<Span<'static>> {
+    let told = |tone| style(model.colour, tone);
+    let mut words = vec![Span::styled("ceiling   ", told(Tone::Soft))];
+    match &backend.moved {
+        Some(moved) => {
+            let ago = span(moved.seconds_ago);
+            words.push(Span::raw(format!("{} to {} ", moved.from, moved.to)));
+            words.push(Span::styled(format!("{ago} ago: "), told(Tone::Soft)));
+            words.push(Span::raw(moved.why.clone()));
+        }
+        None => words.push(Span::raw("not moved yet")),
+    }
+    words
 }
 
 fn bounds(model: &Model, backend: &BackendStatus) -> Vec<Span<'static>> {

@@ -147,6 +147,27 @@ fn it_fits_a_terminal_of_80_by_24() {
 }
 
 #[test]
+fn why_a_back_end_is_down_is_told_of_the_one_that_is_chosen() {
+    let mut told = status();
+    let backend = &mut told.services[0].backends[0];
+    backend.state = BackendState::Down;
+    let health = backend.health.as_mut().unwrap();
+    health.verdict = "down".to_owned();
+    health.why = Some("checks in succession: 3: it refused the connection".to_owned());
+    let mut model = Model::new(true);
+    let answer = Answer {
+        since: 0,
+        status: told,
+        history: history(8, 8),
+    };
+    model.update(Event::Answered(Ok(Box::new(answer))), START);
+    let shown = screen(&mut model, 80, 24);
+    assert!(shown[3].starts_with("  web-c        down "), "{}", shown[3]);
+    let line = "health    down for 1m00s: checks in succession: 3: it refused the connection";
+    assert_eq!(shown[21], line, "\n{}", shown.join("\n"));
+}
+
+#[test]
 fn it_grows_and_shrinks_with_the_terminal() {
     let mut model = live();
     let wide = screen(&mut model, 160, 50);
