@@ -56,6 +56,8 @@ counters! {
         BadChecksum = 11, "bad_checksum";
         /// A connection request that found its AF_XDP socket full: user space was too slow.
         ReceiveFull = 12, "receive_full";
+        /// A connection request that had not proved alive, while a flood is on.
+        Unproven = 13, "unproven";
     }
 }
 

@@ -123,6 +123,8 @@ pub struct ServiceStatus {
     pub queue: QueueStatus,
     /// What became of its requests.
     pub requests: Requests,
+    /// Its floods.
+    pub flood: FloodStatus,
     /// In the order of the configuration.
     pub backends: Vec<BackendStatus>,
 }
@@ -173,6 +175,20 @@ pub struct Requests {
     pub abandoned: u64,
     /// Repetitions of requests that were counted before; no part of the sum.
     pub retransmitted: u64,
+}
+
+/// Floods of connection requests to a service.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct FloodStatus {
+    /// Whether one is on: only requests that have proved alive are let in.
+    pub on: bool,
+    /// For how long the one that is on has been; `null` while none is.
+    pub since_seconds: Option<f64>,
+    /// How many there were since the daemon started, this one included.
+    pub count: u64,
+    /// Packets with connection requests that were dropped because they had not proved alive, since
+    /// the daemon started.
+    pub unproven: u64,
 }
 
 /// Whether a back-end gets new connections.

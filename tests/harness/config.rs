@@ -55,6 +55,8 @@ pub struct Service {
     pub policy: &'static str,
     /// Further lines of `[service.ceiling]`, and sections within it.
     pub ceiling: String,
+    /// Lines of `[service.flood]`.
+    pub flood: &'static str,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
     /// How long a handshake may take, with its unit.
@@ -162,6 +164,7 @@ impl Service {
             overflow: "refuse",
             policy: "fixed",
             ceiling: String::new(),
+            flood: "",
             health: "off",
             handshake_timeout: "5s",
             idle_timeout: "5m",
@@ -181,6 +184,7 @@ impl Service {
         writeln!(toml, "overflow = {:?}", self.overflow)?;
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
         writeln!(toml, "{}", self.ceiling)?;
+        writeln!(toml, "\n[service.flood]\n{}", self.flood)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
         writeln!(toml, "\n[service.timeouts]")?;
         writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;

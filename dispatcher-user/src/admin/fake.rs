@@ -11,9 +11,9 @@ use super::{
 use crate::config::Config;
 use crate::history::History;
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
-    FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
-    SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
+    AttachMode, BackendState, BackendStatus, CeilingMove, FloodStatus, FlowRow, FlowState,
+    FlowTableStatus, FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests,
+    ServiceStatus, Status, SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
 use crate::telemetry::{QUEUE_WAIT_BUCKETS, TIMES_BUCKETS};
 
@@ -171,6 +171,12 @@ pub(crate) fn status() -> Status {
                 expired: 10,
                 abandoned: 7,
                 retransmitted: 11,
+            },
+            flood: FloodStatus {
+                on: true,
+                since_seconds: Some(12.5),
+                count: 2,
+                unproven: 4_000_000,
             },
             backends: vec![backend()],
         }],

@@ -539,6 +539,7 @@ group db: 32 of 100 connections, most 40
 web  192.0.2.10:80
   queue     3 of 1024, oldest 120 ms; waited p50 40 ms, p99 180 ms, max -
   requests  100 received: 60 admitted, 20 refused, 10 expired, 7 abandoned, 3 queued
+  flood     on for 12 s: 4000000 requests dropped that had not proved alive
   back-end  address         state  active  half-open  most  ceiling  capacity  conn/s     p50     \
 p99
   web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0  3.9 ms  \

@@ -35,6 +35,7 @@ mod service;
 mod configure;
 mod request;
 mod connection;
+mod flood;
 mod view;
 #[cfg(test)]
 mod tests;
@@ -59,12 +60,14 @@ pub use command::{
 };
 pub use configure::{AddError, GroupInUse};
 pub use connection::{AdoptError, LINGER, PROBE_RETRY, RECLAIM_AFTER};
+pub use flood::{FloodChange, FloodView};
 pub use flows::FlowState;
 pub use group::GROUPS_MAX;
 pub use select::GROUPS_PER_SERVICE_MAX;
 pub use service::ServiceCounters;
 pub use settings::{
-    BackendSettings, BackendState, Balance, Ceiling, Overflow, ServiceSettings, WEIGHT_MAX,
+    BackendSettings, BackendState, Balance, Ceiling, FloodMode, FloodSettings, Overflow,
+    ServiceSettings, WEIGHT_MAX,
 };
 pub use time::Time;
 pub use view::{BackendView, FlowView, GroupView, QueuedView, ServiceView};

@@ -85,8 +85,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let before = self.deadline(index);
         let queued = self.backlog.get_mut(index);
         let service = queued.service();
-        let counters = &mut self.services[service.0].counters;
+        let Service {
+            counters, flood, ..
+        } = &mut self.services[service.0];
         let (request, reason) = if queued.isn == isn {
+            if queued.retransmissions == 0 {
+                flood.prove();
+            }
             queued.see(now);
             counters.retransmitted += 1;
             (request, DiscardReason::Retransmission)
@@ -173,7 +178,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         });
         debug_assert!(inserted.is_ok(), "room was made before");
         self.index.insert(self.hasher.hash_one(request.key), owner);
-        let handshake = self.services[request.service.0].settings.handshake;
+        let of = &self.services[request.service.0];
+        let handshake = of.settings.handshake_in(&of.flood);
         self.timers.arm(timer, now + handshake);
 
         let taken = &mut self.backends[backend.0];
@@ -223,7 +229,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Takes a request out of the queue, with all that was kept for it.
-    fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
+    pub(super) fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
         let service = self.backlog.get(index).service();
         let service = &mut self.services[service.0];
         let queued = self.backlog.remove(&mut service.queue, index)?;
@@ -375,7 +381,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             request,
             ..
         } = request;
-        match self.services[service.0].settings.overflow {
+        let of = &self.services[service.0];
+        match of.settings.overflow_in(&of.flood) {
             Overflow::Refuse => self.commands.push_back(Command::Refuse {
                 service,
                 key,
@@ -387,7 +394,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
     }
 
-    fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
+    pub(super) fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
         self.commands.push_back(Command::Discard {
             service,
             request,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backend::backends;
 use super::ceiling::ceiling;
 use super::diagnostics::Diagnostics;
+use super::flood::flood;
 use super::group::Groups;
 use super::identity::Identities;
 use super::reader::Table;
@@ -90,6 +91,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
     let (ceiling, agent) = ceiling(table.section("ceiling"), queue.capacity);
     let health = health(table.section("health"));
     let timeouts = timeouts(table.section("timeouts"));
+    let flood = flood(table.section("flood"), queue.capacity);
     let address = address.map(|located| located.value);
     let backends = backends(&mut table, address, &ceiling.policy, whole);
     table.finish();
@@ -102,6 +104,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
         agent,
         health,
         timeouts,
+        flood,
         backends: backends?,
     })
 }

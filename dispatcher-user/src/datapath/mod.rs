@@ -150,6 +150,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
+    unproven: PerCpuArray<MapData, u64>,
 }
 
 impl Datapath {
@@ -194,6 +195,7 @@ impl Datapath {
             counters: take(&mut ebpf, maps::COUNTERS.name)?,
             backends: take(&mut ebpf, maps::BACKENDS.name)?,
             times: take(&mut ebpf, maps::TIMES.name)?,
+            unproven: take(&mut ebpf, maps::UNPROVEN.name)?,
             pin_path: config.pin_path.clone(),
             adopted,
             ebpf,

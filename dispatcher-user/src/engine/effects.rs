@@ -9,7 +9,8 @@ use dispatcher_common::verdict::DropReason;
 use super::syn::{Packet, Syn};
 use super::{Engine, clock};
 use crate::admission::{
-    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, ServiceId, Time,
+    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, RemoveReason,
+    ServiceId, Time,
 };
 use crate::datapath::InstallError;
 
@@ -46,7 +47,12 @@ impl Engine {
                 Command::Discard {
                     service, reason, ..
                 } => self.discard(service, reason),
-                Command::Remove { key, .. } => self.datapath.flows().remove(&key),
+                Command::Remove { key, reason, .. } => {
+                    if reason == RemoveReason::HandshakeTimeout {
+                        self.give_up_handshake(&key);
+                    }
+                    self.datapath.flows().remove(&key);
+                }
                 Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
             }
         }

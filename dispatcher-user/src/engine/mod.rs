@@ -6,6 +6,7 @@ mod adopt;
 pub(crate) mod clock;
 mod configure;
 mod effects;
+mod floods;
 mod handle;
 mod host_stack;
 mod plan;
@@ -42,6 +43,7 @@ pub use handle::{Adjustment, Handle};
 pub use plan::NoRoom;
 pub use start::{Running, Started, start};
 
+use floods::Floods;
 use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
 use refusals::{Notice, Refusals};
@@ -118,6 +120,7 @@ struct Engine {
     /// Flows still to be compared with the map.
     to_reconcile: Vec<FlowId>,
     resets: Resets,
+    floods: Floods,
     started: Time,
     /// None while everything is opened.
     attached: Option<AttachedMode>,
@@ -335,6 +338,7 @@ impl Engine {
             self.forget_gone();
             self.look_for_lost_events();
             self.tell_refusals(now);
+            self.watch_floods(now);
         }
     }
 
@@ -409,6 +413,7 @@ fn first_control(generation: u32, says: Unattended, now: Time) -> Control {
         network_generation: generation,
         ticks: clock::ticks(now),
         unattended: unattended(says),
+        secret: floods::secret(),
     }
 }
 

@@ -178,6 +178,7 @@ async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> 
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
         resets: Resets::default(),
+        floods: Default::default(),
         started: now,
         attached: None,
         stopping: false,

@@ -206,6 +206,23 @@ impl Changes {
             ),
             ("timeouts.idle", time(old.1.idle), time(new.1.idle)),
             ("timeouts.closing", time(old.1.closing), time(new.1.closing)),
+            ("flood.mode", word(&was.flood.mode), word(&is.flood.mode)),
+            (
+                "flood.rate",
+                was.flood.rate.to_string(),
+                is.flood.rate.to_string(),
+            ),
+            ("flood.hold", time(was.flood.hold), time(is.flood.hold)),
+            (
+                "flood.half_open",
+                format!("{}%", was.flood.half_open),
+                format!("{}%", is.flood.half_open),
+            ),
+            (
+                "flood.handshake",
+                time(was.flood.handshake),
+                time(is.flood.handshake),
+            ),
         ] {
             self.compare(&format!("{place}: {key}"), &from, &to);
         }

@@ -5,6 +5,7 @@ mod parts;
 mod stories;
 mod changes;
 mod groups;
+mod floods;
 mod windows;
 mod wheel;
 mod model;
@@ -57,6 +58,15 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
+    flood: NO_FLOOD,
+};
+
+const NO_FLOOD: FloodSettings = FloodSettings {
+    mode: FloodMode::Off,
+    rate: 1000,
+    hold: Duration::from_secs(10),
+    half_open: 50,
+    handshake: Duration::from_secs(2),
 };
 
 fn ms(milliseconds: u64) -> Time {
