@@ -82,8 +82,13 @@ fn send(
     let mut once: VecDeque<(Instant, Vec<Vec<u8>>)> = VecDeque::new();
     let began = Instant::now();
     let mut made = 0u64;
+    let mut spare = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let frames: Vec<_> = (0..BATCH).map(|_| forger.frame()).collect();
+        let mut frames = std::mem::take(&mut spare);
+        frames.resize(BATCH, Vec::new());
+        for frame in &mut frames {
+            forger.forge(frame);
+        }
         crowd.send_frames(&frames).expect("frames are sent");
         made += BATCH as u64;
         sent.fetch_add(BATCH as u64, Ordering::Relaxed);
@@ -94,7 +99,10 @@ fn send(
             {
                 crowd.send_frames(&frames).expect("frames are sent");
                 sent.fetch_add(BATCH as u64, Ordering::Relaxed);
+                spare = frames;
             }
+        } else {
+            spare = frames;
         }
         if let Some(rate) = manner.rate {
             let due = Duration::from_secs_f64(made as f64 / f64::from(rate));
@@ -136,35 +144,39 @@ impl Forger {
         self.state
     }
 
-    fn frame(&mut self) -> Vec<u8> {
+    /// Makes the next request, in place of what is there.
+    fn forge(&mut self, frame: &mut Vec<u8>) {
         let (who, isn) = (self.random(), (self.random() >> 16) as u32);
-        let mut frame = self.template.clone();
-        // The last bytes of the source; the networks for benchmarks are 198.18.0.0/15 (RFC 2544)
-        // and 2001:2::/48 (RFC 5180).
+        frame.clear();
+        frame.extend_from_slice(&self.template);
+        let [a, b, c, ..] = who.to_le_bytes();
+        // The networks for benchmarks are 198.18.0.0/15 (RFC 2544) and 2001:2::/48 (RFC 5180).
         let (source, host, tcp) = match self.is_v4 {
-            true => (Self::IP + 12, [0xc6, 0x12 | who as u8 & 1].to_vec(), Self::IP + 20),
-            false => (Self::IP + 16, [0, 0].to_vec(), Self::IP + 40),
+            true => (Self::IP + 12, [0xc6, 0x12 | a & 1, b, c], Self::IP + 20),
+            false => (Self::IP + 16, [0, a, b, c], Self::IP + 40),
         };
-        let host = [host, (who >> 8).to_be_bytes()[4..6].to_vec()].concat();
-        let port = (1024 + (who >> 32) as u16 % (u16::MAX - 1024)).to_be_bytes();
-        let address = source..source + 4;
-        let mut delta = checksum::delta(&frame[address.clone()], &host);
-        frame[address].copy_from_slice(&host);
+        let port = 1024 + (who >> 32) as u16 % (u16::MAX - 1024);
+        let address = replace(frame, source, &host);
         if self.is_v4 {
-            let field = Self::IP + 10;
-            let changed = checksum::update([frame[field], frame[field + 1]], delta);
-            frame[field..field + 2].copy_from_slice(&changed);
+            renew(frame, Self::IP + 10, address);
         }
-        for (at, new) in [(tcp, &port[..]), (tcp + 4, &isn.to_be_bytes())] {
-            let field = at..at + new.len();
-            delta = checksum::combine(delta, checksum::delta(&frame[field.clone()], new));
-            frame[field].copy_from_slice(new);
-        }
-        let field = tcp + 16;
-        let changed = checksum::update([frame[field], frame[field + 1]], delta);
-        frame[field..field + 2].copy_from_slice(&changed);
-        frame
+        let port = replace(frame, tcp, &port.to_be_bytes());
+        let isn = replace(frame, tcp + 4, &isn.to_be_bytes());
+        let all = checksum::combine(checksum::combine(address, port), isn);
+        renew(frame, tcp + 16, all);
     }
+}
+
+fn replace(frame: &mut [u8], at: usize, new: &[u8]) -> checksum::Delta {
+    let field = &mut frame[at..at + new.len()];
+    let delta = checksum::delta(field, new);
+    field.copy_from_slice(new);
+    delta
+}
+
+fn renew(frame: &mut [u8], at: usize, delta: checksum::Delta) {
+    let changed = checksum::update([frame[at], frame[at + 1]], delta);
+    frame[at..at + 2].copy_from_slice(&changed);
 }
 
 /// What clients met with, one connection after the other.

@@ -25,6 +25,8 @@ const SAMPLE_MIN: usize = 16;
 const NOISE: u64 = 10;
 /// Over how long that is judged whether a flood goes on: some retransmissions wait for a second.
 const JUDGED: Duration = Duration::from_secs(1);
+/// The part of what makes a flood that makes one likely.
+const LIKELY: u64 = 4;
 /// A flood that comes back within this after it ended must be away for twice as long.
 const COMES_BACK: Duration = Duration::from_secs(60);
 /// How often that doubles.
@@ -102,6 +104,16 @@ pub(super) struct Flood {
 impl Flood {
     pub(super) const fn is_on(&self) -> bool {
         self.since.is_some()
+    }
+
+    /// Whether there may be one that the next look will tell of: so many requests have found no
+    /// slot free since the last one, or shortly before.
+    const fn is_likely(&self, settings: &FloodSettings, unplaced: u64) -> bool {
+        let (FloodMode::Auto, Some((_, before))) = (settings.mode, self.looked) else {
+            return false;
+        };
+        let new = (unplaced + self.lost).saturating_sub(before.unplaced);
+        self.excess + new * 1000 > settings.rate as u64 * 1000 / LIKELY
     }
 
     /// A request that found no slot free has proved alive.
@@ -210,6 +222,16 @@ impl<S> Service<S> {
             false => 100,
         }
     }
+
+    /// What is done with a request that is turned away. In a flood nobody is answered whose address
+    /// may be another's; nor while there may be one, or clients would be refused as it begins.
+    pub(super) const fn overflow(&self) -> Overflow {
+        let unplaced = self.counters.queued + self.counters.refused;
+        match self.flood.is_on() || self.flood.is_likely(&self.settings.flood, unplaced) {
+            true => Overflow::Drop,
+            false => self.settings.overflow,
+        }
+    }
 }
 
 impl ServiceSettings {
@@ -218,15 +240,6 @@ impl ServiceSettings {
         match flood.is_on() {
             true => self.handshake.min(self.flood.handshake),
             false => self.handshake,
-        }
-    }
-
-    /// What is done with a request that is turned away. In a flood nobody is answered whose address
-    /// may be another's.
-    pub(super) fn overflow_in(&self, flood: &Flood) -> Overflow {
-        match flood.is_on() {
-            true => Overflow::Drop,
-            false => self.overflow,
         }
     }
 }

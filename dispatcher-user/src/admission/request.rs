@@ -381,8 +381,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             request,
             ..
         } = request;
-        let of = &self.services[service.0];
-        match of.settings.overflow_in(&of.flood) {
+        match self.services[service.0].overflow() {
             Overflow::Refuse => self.commands.push_back(Command::Refuse {
                 service,
                 key,
