@@ -85,7 +85,6 @@ fn siege(family: Family) {
     assert!(most <= CEILING as usize, "{most} half-open connections");
     assert!(grown <= GROWTH_MAX, "{grown} bytes more");
     assert!(status.dropped(DropReason::Unproven) > 0);
-    eprintln!("{} {}", status.0["dropped"], status.0["services"]);
     assert_eq!(status.dropped(DropReason::BadChecksum), 0);
     status.assert_balanced();
     let label = "service=\"web\"";

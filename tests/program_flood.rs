@@ -208,10 +208,12 @@ fn a_client_is_remembered_through_a_flood_of_hundreds_of_thousands_a_second() {
         stranger[38..42].copy_from_slice(&isn.to_be_bytes());
         watched.program.time(&stranger, 1);
     }
+    // Counted with it is what was not looked at, which is no part of the next verdict.
+    watched.program.run(&stranger);
     let dropped = watched.program.unproven(OF_ONE);
     assert_eq!(
         dropped,
-        u64::from(seen) + 1000,
+        u64::from(seen) + 1001,
         "none got through by chance"
     );
     let back = clients

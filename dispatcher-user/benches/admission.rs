@@ -38,13 +38,7 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
-    flood: FloodSettings {
-        mode: FloodMode::Off,
-        rate: 1000,
-        hold: Duration::from_secs(10),
-        half_open: 50,
-        handshake: Duration::from_secs(2),
-    },
+    flood: FloodSettings::OFF,
 };
 
 /// A service's back-ends, and which of them takes a request.

@@ -85,6 +85,17 @@ pub struct FloodSettings {
     pub handshake: Duration,
 }
 
+impl FloodSettings {
+    /// Floods are not looked for.
+    pub const OFF: Self = Self {
+        mode: FloodMode::Off,
+        rate: u32::MAX,
+        hold: Duration::ZERO,
+        half_open: 100,
+        handshake: Duration::MAX,
+    };
+}
+
 /// Bounds of a back-end's ceiling, and where it starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ceiling {

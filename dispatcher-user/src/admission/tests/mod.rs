@@ -58,15 +58,7 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
-    flood: NO_FLOOD,
-};
-
-const NO_FLOOD: FloodSettings = FloodSettings {
-    mode: FloodMode::Off,
-    rate: 1000,
-    hold: Duration::from_secs(10),
-    half_open: 50,
-    handshake: Duration::from_secs(2),
+    flood: FloodSettings::OFF,
 };
 
 fn ms(milliseconds: u64) -> Time {
