@@ -1,8 +1,10 @@
 //! Floods of connection requests while clients connect: the clients get in.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dispatcher_common::verdict::DropReason;
+use dispatcher_tests::capture::Capture;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::flood::{Flood, Manner, ask};
@@ -23,6 +25,11 @@ fn lab() -> Lab {
         ..Topology::default()
     };
     topology.up().unwrap()
+}
+
+fn most_half_open(wire: Capture, backend: SocketAddr) -> usize {
+    let wire = wire.stop().expect("nothing is lost");
+    wire.most_half_open(backend)
 }
 
 fn is_on(daemon: &Daemon) -> bool {
@@ -49,6 +56,11 @@ fn siege(family: Family) {
     assert!(!is_on(&daemon));
     let memory = daemon.memory().unwrap();
 
+    let wires: Vec<_> = lab
+        .backends()
+        .iter()
+        .map(|node| Capture::start(node).unwrap())
+        .collect();
     let flood = Flood::start(&lab, service, 1, Manner::default());
     let began = Instant::now();
     let met = ask(&lab, service, CLIENTS, Duration::from_secs(6));
@@ -56,7 +68,10 @@ fn siege(family: Family) {
     let (sent, took) = (flood.sent(), began.elapsed());
     let grown = daemon.memory().unwrap().saturating_sub(memory);
     drop(flood);
-    let most = half_open.iter().map(Sampler::most).max().unwrap();
+    let most = std::iter::zip(lab.backends(), wires)
+        .map(|(node, wire)| most_half_open(wire, node.at(family, BACKEND_PORT)))
+        .max()
+        .unwrap();
     let status = daemon.status();
     eprintln!(
         "{family:?}: {:.0} requests a second; {} of {} clients served, connected within {:?} \

@@ -1,10 +1,12 @@
 //! Minutes of floods, one manner after the other, while clients connect: what they met with is
 //! printed, and the clients get in wherever an attacker does not play a client.
 
+use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use dispatcher_common::verdict::DropReason;
+use dispatcher_tests::capture::Capture;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::flood::{Flood, Manner, ask};
@@ -96,6 +98,11 @@ fn clients_get_in_through_minutes_of_floods() {
             .collect();
         let (memory, before) = (daemon.memory().unwrap(), daemon.status());
         let began = Instant::now();
+        let wires: Vec<_> = lab
+            .backends()
+            .iter()
+            .map(|node| Capture::start(node).unwrap())
+            .collect();
         let flood = Flood::start(&lab, service, seed, attack.manner);
         let met = ask(&lab, service, CLIENTS, Duration::from_secs(seconds));
         let rate = flood.sent() as f64 / began.elapsed().as_secs_f64();
@@ -105,7 +112,10 @@ fn clients_get_in_through_minutes_of_floods() {
             daemon.memory().unwrap().saturating_sub(memory),
             daemon.status(),
         );
-        let most = half_open.iter().map(Sampler::most).max().unwrap();
+        let most = std::iter::zip(lab.backends(), wires)
+            .map(|(node, wire)| most_half_open(wire, node.at(Family::V4, BACKEND_PORT)))
+            .max()
+            .unwrap();
         let more = |reason| status.dropped(reason) - before.dropped(reason);
         println!(
             "{}: {rate:.0} SYNs a second; {} of {} requests served ({:.2} %), connected within \
@@ -140,6 +150,11 @@ fn clients_get_in_through_minutes_of_floods() {
         );
     }
     daemon.finish().unwrap();
+}
+
+fn most_half_open(wire: Capture, backend: SocketAddr) -> usize {
+    let wire = wire.stop().expect("nothing is lost");
+    wire.most_half_open(backend)
 }
 
 fn is_on(daemon: &Daemon) -> bool {

@@ -132,7 +132,7 @@ impl Forger {
         Self {
             template: crowd.frame(&segment),
             is_v4: service.is_ipv4(),
-            state: seed | 1,
+            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         }
     }
 

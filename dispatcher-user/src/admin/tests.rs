@@ -124,6 +124,7 @@ async fn the_status_has_the_names_that_users_rely_on() {
                   "wait_ms": { "p50": 40, "p99": 180, "max": null } },
               "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
                   "expired": 10, "abandoned": 7, "retransmitted": 11 },
+              "flood": { "on": true, "since_seconds": 12.5, "count": 2, "unproven": 4_000_000 },
               "backends": [ backend ] } ] })
     );
 }

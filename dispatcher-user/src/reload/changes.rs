@@ -352,6 +352,11 @@ interval = "1s"
 handshake = "5s"
 idle = "5m"
 closing = "30s"
+[service.flood]
+mode = "auto"
+rate = 2000
+hold = "10s"
+half_open = "50%"
 [[service.backend]]
 name = "web-1"
 address = "10.0.0.11:8080"
@@ -412,6 +417,22 @@ capacity = 64
                 "\"round-robin\"",
                 "\"source-hash\"",
                 "service web: balance: round-robin -> source-hash",
+            ),
+            ("\"auto\"", "\"on\"", "service web: flood.mode: auto -> on"),
+            (
+                "rate = 2000",
+                "rate = 3000",
+                "service web: flood.rate: 2000 -> 3000",
+            ),
+            (
+                "hold = \"10s\"",
+                "hold = \"1m\"",
+                "service web: flood.hold: 10s -> 1m",
+            ),
+            (
+                "\"50%\"",
+                "\"40%\"",
+                "service web: flood.half_open: 50% -> 40%",
             ),
             (
                 "capacity = 10",

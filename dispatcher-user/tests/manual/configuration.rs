@@ -427,7 +427,7 @@ const ROOT: [&str; 5] = ["admin", "metrics", "dataplane", "service", "group"];
 const WITHIN: [(Place, &[&str]); 2] = [
     (
         Place::Service,
-        &["backend", "ceiling", "health", "queue", "timeouts"],
+        &["backend", "ceiling", "flood", "health", "queue", "timeouts"],
     ),
     (Place::Backend, &["ceiling"]),
 ];
