@@ -1,5 +1,5 @@
-//! Which connection requests user space gets to see: all of them, and while a flood is on those that
-//! have proved alive. All are remembered at any time, so that a client that asked shortly before a
+//! Which connection requests user space gets to see: all of them, and while a flood is on those
+//! that have proved alive. All are remembered at any time, so that a client that asked shortly before a
 //! flood was noticed needs no third time.
 
 use dispatcher_common::flow::FlowKey;

@@ -277,7 +277,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         };
         let noise = NOISE.max(u64::from(service.settings.queue_capacity) / 100);
         let settings = service.settings.flood;
-        let clears = std::mem::take(&mut flood.clears);
+        let clears = core::mem::take(&mut flood.clears);
         let change = flood.look(now, &settings, noise, counted, stale);
         if change.is_some() {
             self.bound_half_open(id);
