@@ -1,6 +1,6 @@
 //! Which connection requests user space gets to see: all of them, and while a flood is on those
-//! that have proved alive. All are remembered at any time, so that a client that asked shortly before a
-//! flood was noticed needs no third time.
+//! that have proved alive. All are remembered at any time, so that a client that asked shortly
+//! before a flood was noticed needs no third time.
 
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::parse::Segment;
