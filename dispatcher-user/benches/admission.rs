@@ -14,8 +14,8 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, BackendState, Balance, Ceiling, Command, FloodMode,
-    FloodSettings, FlowId, GROUPS_PER_SERVICE_MAX, Overflow, ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, BackendState, Balance, Ceiling, Command, FloodSettings,
+    FlowId, GROUPS_PER_SERVICE_MAX, Overflow, ServiceId, ServiceSettings, Time,
 };
 use foldhash::quality::RandomState;
 
