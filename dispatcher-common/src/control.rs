@@ -14,6 +14,9 @@ pub struct Control {
     /// What a connection request gets while no socket takes it: [`UNATTENDED_DROP`] or
     /// [`UNATTENDED_PASS`].
     pub unattended: u32,
+    /// Random, and known to nobody else: what requests are remembered by
+    /// ([`Mark::of`](crate::proof::Mark::of)).
+    pub secret: [u32; 4],
 }
 
 /// Version of every type and map shared across the kernel boundary. Raised with any change of

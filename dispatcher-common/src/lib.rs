@@ -20,6 +20,7 @@ pub mod maps;
 pub mod measure;
 pub mod packet;
 pub mod parse;
+pub mod proof;
 pub mod rewrite;
 pub mod service;
 pub mod tcp;

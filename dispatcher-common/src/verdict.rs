@@ -59,6 +59,8 @@ counters! {
         /// A back-end refused a connection request, or answered after it had: the request goes to
         /// another back-end, and the client hears nothing of it.
         RefusedByBackend = 13, "refused_by_backend";
+        /// A connection request that had not proved alive, while a flood is on.
+        Unproven = 14, "unproven";
     }
 }
 

@@ -12,8 +12,8 @@ use crate::maps::SERVICES;
 pub enum Classified {
     /// Not addressed to a service.
     NotOurs,
-    /// A connection request to a service.
-    Request,
+    /// A connection request to this service.
+    Request(Service),
     /// Addressed to a service, and nothing that it can use.
     Unwanted(DropReason),
 }
@@ -24,10 +24,11 @@ pub fn segment(segment: &Segment) -> Classified {
     let key = ServiceKey::new(segment.key.dst, segment.key.dst_port);
     // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
     let service = unsafe { SERVICES.get(key) };
-    if service.is_none_or(|service| service.index == Service::ADDRESS_ONLY) {
-        Classified::NotOurs
-    } else if segment.tcp.flags.is_connection_request() {
-        Classified::Request
+    let Some(service) = service.filter(|service| service.index != Service::ADDRESS_ONLY) else {
+        return Classified::NotOurs;
+    };
+    if segment.tcp.flags.is_connection_request() {
+        Classified::Request(*service)
     } else if segment.tcp.flags.any(TcpFlags::SYN) && segment.tcp.flags.any(CONTRADICTS_SYN) {
         Classified::Unwanted(DropReason::Malformed)
     } else {

@@ -18,6 +18,7 @@ mod ingress;
 mod flow;
 mod measure;
 mod classify;
+mod proof;
 mod punt;
 mod egress;
 

@@ -8,7 +8,7 @@ use dispatcher_common::verdict::DropReason;
 use crate::classify::{self, Classified};
 use crate::flow::{self, Flow};
 use crate::ingress::Frame;
-use crate::{egress, punt};
+use crate::{egress, proof, punt};
 
 /// What becomes of the packet.
 pub enum Verdict {
@@ -71,7 +71,10 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
 fn without_flow(ctx: &XdpContext, segment: &Segment) -> Verdict {
     match classify::segment(segment) {
         Classified::NotOurs => Verdict::Pass,
-        Classified::Request => punt::punt(ctx),
+        Classified::Request(service) => match proof::admits(segment, &service) {
+            true => punt::punt(ctx),
+            false => Verdict::Drop(DropReason::Unproven),
+        },
         Classified::Unwanted(reason) => Verdict::Drop(reason),
     }
 }

@@ -252,6 +252,7 @@ fn without_backends(service: &ServiceStatus) -> ServiceStatus {
         address: service.address,
         queue: service.queue.clone(),
         requests: service.requests,
+        flood: service.flood,
         backends: Vec::new(),
     }
 }

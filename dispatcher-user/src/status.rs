@@ -180,6 +180,8 @@ pub struct ServiceStatus {
     pub queue: QueueStatus,
     /// What became of its requests.
     pub requests: Requests,
+    /// Its floods.
+    pub flood: FloodStatus,
     /// In the order of the configuration.
     pub backends: Vec<BackendStatus>,
 }
@@ -238,6 +240,20 @@ pub struct Requests {
     /// metrics, no part of the JSON.
     #[serde(skip)]
     pub admitted_max: u64,
+}
+
+/// Floods of connection requests to a service.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct FloodStatus {
+    /// Whether one is on: only requests that have proved alive are let in.
+    pub on: bool,
+    /// For how long the one that is on has been; `null` while none is.
+    pub since_seconds: Option<f64>,
+    /// How many there were since the daemon started, this one included.
+    pub count: u64,
+    /// Packets with connection requests that were dropped because they had not proved alive, since
+    /// the daemon started.
+    pub unproven: u64,
 }
 
 /// Whether a back-end gets new connections.

@@ -103,6 +103,12 @@ metric_table! {
         "Connection requests by what became of them: admitted, refused, expired or abandoned";
     RETRANSMISSIONS: Counter Count "dispatcher_connection_request_retransmissions_total"
         ["service"], "Repetitions of connection requests that were counted before";
+    FLOOD: Gauge Count "dispatcher_flood" ["service"],
+        "1 while a flood of connection requests is on, else 0";
+    FLOODS: Counter Count "dispatcher_floods_total" ["service"],
+        "Floods of connection requests that began";
+    UNPROVEN: Counter Count "dispatcher_unproven_requests_total" ["service"],
+        "Packets with connection requests that were dropped because they had not proved alive";
     QUEUE_DEPTH: Gauge Count "dispatcher_queue_depth" ["service"],
         "Connection requests that wait";
     QUEUE_CAPACITY: Gauge Count "dispatcher_queue_capacity" ["service"],
@@ -351,6 +357,9 @@ impl Scrape {
         }
         self.counter(&RETRANSMISSIONS, &[name], requests.retransmitted);
         self.counter(&RETRIES, &[name], requests.retried);
+        self.gauge(&FLOOD, &[name], u64::from(service.flood.on));
+        self.counter(&FLOODS, &[name], service.flood.count);
+        self.counter(&UNPROVEN, &[name], service.flood.unproven);
         self.gauge(&QUEUE_DEPTH, &[name], service.queue.depth);
         self.gauge(&QUEUE_CAPACITY, &[name], service.queue.capacity);
         let oldest = Duration::from_millis(service.queue.oldest_wait_ms);

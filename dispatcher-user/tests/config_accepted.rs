@@ -8,9 +8,9 @@ use dispatcher_user::ceiling::{
     self, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,
 };
 use dispatcher_user::config::{
-    Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Group,
-    Health, HealthKind, Metrics, OnDown, OnExit, Overflow, Queue, Service, Timeouts, Unattended,
-    XskMode,
+    Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Flood,
+    FloodMode, Group, Health, HealthKind, Metrics, OnDown, OnExit, Overflow, Queue, Service,
+    Timeouts, Unattended, XskMode,
 };
 use proptest::prelude::*;
 
@@ -86,6 +86,13 @@ fn only_what_has_no_default_need_be_given() {
             idle: Duration::from_secs(300),
             closing: Duration::from_secs(30),
         },
+        flood: Flood {
+            mode: FloodMode::Auto,
+            rate: 2024,
+            hold: Duration::from_secs(10),
+            half_open: 50,
+            handshake: Duration::from_secs(2),
+        },
         backends: vec![Backend {
             name: "10.0.0.11-8080".to_owned(),
             address: "10.0.0.11:8080".parse().unwrap(),
@@ -142,6 +149,7 @@ fn everything_given_is_taken() {
         queue = { capacity = 7, timeout = "1m 30s", overflow = "drop", per_source = 3 }
         health = { kind = "off", interval = "500ms", rise = 1, fall = 9 }
         timeouts = { handshake = "10ms", idle = "24h", closing = "1s" }
+        flood = { mode = "on", rate = 500, hold = "1m", half_open = "5%", handshake = "1s" }
         [service.ceiling]
         policy = "fixed"
         interval = "250ms"
@@ -188,6 +196,14 @@ fn everything_given_is_taken() {
     // Nor may an answer take longer than the handshake.
     assert_eq!(service.timeouts.connect, Duration::from_millis(10));
     assert_eq!(service.timeouts.idle, Duration::from_secs(86_400));
+    let flood = Flood {
+        mode: FloodMode::On,
+        rate: 500,
+        hold: Duration::from_secs(60),
+        half_open: 5,
+        handshake: Duration::from_secs(1),
+    };
+    assert_eq!(service.flood, flood);
     let bounds = service.backends[0].ceiling;
     assert_eq!((bounds.initial, bounds.min, bounds.max), (20, 10, 30));
     assert_eq!(service.backends[0].weight, 1000);

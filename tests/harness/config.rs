@@ -55,6 +55,8 @@ pub struct Service {
     pub policy: &'static str,
     /// Further lines of `[service.ceiling]`, and sections within it.
     pub ceiling: String,
+    /// Lines of `[service.flood]`.
+    pub flood: &'static str,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
     /// How long an answer to a SYN may take, with its unit; `None` for the daemon's default.
@@ -166,6 +168,7 @@ impl Service {
             overflow: "refuse",
             policy: "fixed",
             ceiling: String::new(),
+            flood: "",
             health: "off",
             connect_timeout: None,
             health_keys: String::new(),
@@ -187,6 +190,7 @@ impl Service {
         writeln!(toml, "overflow = {:?}", self.overflow)?;
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
         writeln!(toml, "{}", self.ceiling)?;
+        writeln!(toml, "\n[service.flood]\n{}", self.flood)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
         writeln!(toml, "{}", self.health_keys)?;
         writeln!(toml, "\n[service.timeouts]")?;

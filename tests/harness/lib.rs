@@ -17,6 +17,7 @@ pub mod package;
 pub mod wire;
 pub mod capture;
 pub mod raw;
+pub mod flood;
 pub mod server;
 pub mod client;
 pub mod nginx;

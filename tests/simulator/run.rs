@@ -8,8 +8,8 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, DiscardReason, FlowId,
-    Overflow, ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, DiscardReason, FloodSettings,
+    FlowId, Overflow, ServiceId, ServiceSettings, Time,
 };
 use dispatcher_user::ceiling::{Controller, Reason, Settings, Times, Window};
 use foldhash::fast::FixedState;
@@ -35,6 +35,7 @@ const QUEUE: ServiceSettings = ServiceSettings {
     idle: Duration::from_secs(3600),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 const FLOWS_MAX: u32 = 16_384;

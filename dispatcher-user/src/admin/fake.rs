@@ -11,9 +11,9 @@ use super::{
 use crate::config::Config;
 use crate::history::History;
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, CeilingMove, ChecksStatus, FlowRow, FlowState,
-    FlowTableStatus, FrameStatus, GroupStatus, HealthCheck, HealthStatus, InterfaceState,
-    InterfaceStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
+    AttachMode, BackendState, BackendStatus, CeilingMove, ChecksStatus, FloodStatus, FlowRow,
+    FlowState, FlowTableStatus, FrameStatus, GroupStatus, HealthCheck, HealthStatus,
+    InterfaceState, InterfaceStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
     SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
 use crate::telemetry::{QUEUE_WAIT_BUCKETS, TIMES_BUCKETS};
@@ -179,6 +179,12 @@ pub(crate) fn status() -> Status {
                 retransmitted: 11,
                 retried: 5,
                 admitted_max: 61,
+            },
+            flood: FloodStatus {
+                on: true,
+                since_seconds: Some(12.5),
+                count: 2,
+                unproven: 4_000_000,
             },
             backends: vec![backend()],
         }],

@@ -201,6 +201,7 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
         address,
         queue,
         requests,
+        flood,
         ..
     } = service;
     let wait = &queue.wait_ms;
@@ -228,6 +229,13 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
     for line in lines {
         text.push_str(&line);
         text.push('\n');
+    }
+    if let Some(seconds) = flood.since_seconds {
+        text.push_str(&format!(
+            "  flood     on for {}: {} requests dropped that had not proved alive\n",
+            time(seconds),
+            flood.unproven,
+        ));
     }
     let columns = [
         column("back-end", Name, 0),

@@ -130,6 +130,7 @@ async fn the_status_has_the_names_that_users_rely_on() {
                   "wait_ms": { "p50": 40, "p99": 180, "max": null } },
               "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
                   "expired": 10, "abandoned": 7, "retransmitted": 11, "retried": 5 },
+                  "flood": { "on": true, "since_seconds": 12.5, "count": 2, "unproven": 4_000_000 },
               "backends": [ backend ] } ],
           "interfaces": [
               { "name": "eth0", "state": "up", "attach_mode": "native", "queues": 4, "why": null },
@@ -551,6 +552,7 @@ group db: 32 of 100 connections, most 40
 web  192.0.2.10:80
   queue     3 of 1024, oldest 120 ms; waited p50 40 ms, p99 180 ms, max -
   requests  100 received: 60 admitted, 20 refused, 10 expired, 7 abandoned, 3 queued
+  flood     on for 12 s: 4000000 requests dropped that had not proved alive
   back-end  address         state  active  half-open  most  ceiling  capacity  conn/s     p50     \
 p99
   web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0  3.9 ms  \

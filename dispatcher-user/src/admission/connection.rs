@@ -74,14 +74,22 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
         flow.state = after;
         flow.changed_at = now;
-        let (timer, backend) = (flow.timer, flow.backend);
-        let settings = &self.services[flow.service.0].settings;
+        let (timer, backend, service) = (flow.timer, flow.backend, flow.service);
+        let waited = flow.has_waited;
+        let settings = self.services[service.0].settings;
         let mut slot = before.slot();
         // The end may be all that is heard of a connection that was established.
         let established = after != FlowState::Lingering || flow.phase.is_established();
         if before == FlowState::HalfOpen && established {
             self.backends[backend.0].limiter.establish();
             slot = Some(Slot::Active);
+            let flood = &mut self.services[service.0].flood;
+            if waited {
+                flood.prove();
+            }
+            if flood.is_on() {
+                self.refresh(backend);
+            }
         }
         if after == FlowState::Lingering {
             self.timers.arm(timer, now + LINGER);
@@ -267,8 +275,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let flow = self.flows.at(index);
         match flow.state {
             FlowState::HalfOpen => {
-                let settings = &self.services[flow.service.0].settings;
-                let end = flow.admitted_at + settings.handshake;
+                let of = &self.services[flow.service.0];
+                let end = flow.admitted_at + of.settings.handshake_in(&of.flood);
                 if now < end {
                     self.timers.arm(flow.timer, end);
                     self.ask_for_answer(index, flow.backend);

@@ -37,6 +37,7 @@ mod configure;
 mod request;
 mod connection;
 mod retry;
+mod flood;
 mod view;
 #[cfg(test)]
 mod tests;
@@ -61,13 +62,15 @@ pub use command::{
 };
 pub use configure::{AddError, GroupInUse};
 pub use connection::{AdoptError, LINGER, PROBE_RETRY, RECLAIM_AFTER};
+pub use flood::{FloodChange, FloodView};
 pub use flows::FlowState;
 pub use group::GROUPS_MAX;
 pub use retry::TRIED_FOR;
 pub use select::GROUPS_PER_SERVICE_MAX;
 pub use service::ServiceCounters;
 pub use settings::{
-    BackendSettings, BackendState, Balance, Ceiling, Overflow, ServiceSettings, WEIGHT_MAX,
+    BackendSettings, BackendState, Balance, Ceiling, FloodMode, FloodSettings, Overflow,
+    ServiceSettings, WEIGHT_MAX,
 };
 pub use time::Time;
 pub use view::{BackendView, FlowView, GroupView, QueuedView, ServiceView};

@@ -103,8 +103,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let before = self.deadline(index);
         let queued = self.backlog.get_mut(index);
         let service = queued.service();
-        let counters = &mut self.services[service.0].counters;
+        let Service {
+            counters, flood, ..
+        } = &mut self.services[service.0];
         let (request, reason) = if queued.isn == isn {
+            if queued.retransmissions == 0 {
+                flood.prove();
+            }
             queued.see(now);
             counters.retransmitted += 1;
             (request, DiscardReason::Retransmission)
@@ -193,8 +198,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         });
         debug_assert!(inserted.is_ok(), "room was made before");
         self.index.insert(self.hasher.hash_one(request.key), owner);
-        let settings = &self.services[request.service.0].settings;
-        let answer = settings.connect.min(settings.handshake);
+        let of = &self.services[request.service.0];
+        let handshake = of.settings.handshake_in(&of.flood);
+        let answer = of.settings.connect.min(handshake);
         self.timers.arm(timer, now + answer);
 
         let taken = &mut self.backends[backend.0];
@@ -263,7 +269,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Takes a request out of the queue, with all that was kept for it.
-    fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
+    pub(super) fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
         let id = self.backlog.get(index).service();
         let service = &mut self.services[id.0];
         let queued = self.backlog.remove(&mut service.queue, index)?;
@@ -440,7 +446,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             request,
             ..
         } = request;
-        match self.services[service.0].settings.overflow {
+        match self.services[service.0].overflow() {
             Overflow::Refuse => self.commands.push_back(Command::Refuse {
                 service,
                 key,
@@ -452,7 +458,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
     }
 
-    fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
+    pub(super) fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
         self.commands.push_back(Command::Discard {
             service,
             request,

@@ -7,6 +7,7 @@ use dispatcher_common::addr::Addr;
 
 use super::backlog::Queue;
 use super::command::{BackendId, ServiceId};
+use super::flood::Flood;
 use super::limiter::Limiter;
 use super::select::{Selector, Standing};
 use super::settings::{BackendSettings, BackendState, ServiceSettings};
@@ -68,6 +69,7 @@ pub(super) struct Service<S> {
     pub(super) starved: bool,
     /// A bit for each group in whose list it stands.
     pub(super) held_up: u64,
+    pub(super) flood: Flood,
 }
 
 impl<S: BuildHasher> Service<S> {
@@ -84,6 +86,7 @@ impl<S: BuildHasher> Service<S> {
             leaving: false,
             starved: false,
             held_up: 0,
+            flood: Flood::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 
 use super::command::{BackendId, FlowId, GroupId, ServiceId};
+use super::flood::FloodView;
 use super::flows::{Flow, FlowState};
 use super::group::Group;
 use super::service::{Backend, Service, ServiceCounters};
@@ -27,6 +28,8 @@ pub struct ServiceView {
     pub oldest: Option<Time>,
     /// Removed; its flows go on.
     pub leaving: bool,
+    /// Its floods.
+    pub flood: FloodView,
 }
 
 /// A back-end.
@@ -227,6 +230,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 .first()
                 .map(|index| self.backlog.get(index).enqueued_at),
             leaving: service.leaving,
+            flood: service.flood.view(),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod sections;
 mod group;
 mod service;
+mod flood;
 mod ceiling;
 mod health;
 mod backend;
@@ -24,6 +25,12 @@ use crate::ceiling::Settings;
 
 pub use diagnostics::{ConfigError, Problem};
 
+/// Fewest requests a second that can be said to make a flood: below, chance would.
+pub const FLOOD_RATE_MIN: u32 = 10;
+/// Most: beyond what an AF_XDP socket can take.
+pub const FLOOD_RATE_MAX: u32 = 10_000_000;
+/// Shortest handshake that may be asked for in a flood.
+pub const FLOOD_HANDSHAKE_MIN: Duration = Duration::from_secs(1);
 /// Most services: the `SERVICES` map holds no more.
 pub const SERVICES_MAX: usize = maps::SERVICES_MAX as usize;
 /// Most back-ends of one service.
@@ -203,6 +210,8 @@ pub struct Service {
     pub health: Health,
     /// `[service.timeouts]`
     pub timeouts: Timeouts,
+    /// `[service.flood]`
+    pub flood: Flood,
     /// `[[service.backend]]`, at least one, all of the service's address family.
     pub backends: Vec<Backend>,
 }
@@ -348,6 +357,35 @@ pub struct Timeouts {
     pub idle: Duration,
     /// One side has closed; default 30 s.
     pub closing: Duration,
+}
+
+/// `[service.flood]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flood {
+    /// Default [`FloodMode::Auto`].
+    pub mode: FloodMode,
+    /// Requests a second that find no slot free and do not prove alive: more over a second are a
+    /// flood; [`FLOOD_RATE_MIN`] to [`FLOOD_RATE_MAX`]; default the queue's capacity and 1000.
+    pub rate: u32,
+    /// How long a flood must have been away before it is over; default 10 s.
+    pub hold: Duration,
+    /// What unfinished handshakes may hold of a back-end's ceiling while one is on, percent; at
+    /// least one connection; default 50.
+    pub half_open: u32,
+    /// SYN forwarded, handshake not finished, while one is on; where it is longer than
+    /// [`Timeouts::handshake`], that holds. At least [`FLOOD_HANDSHAKE_MIN`]; default 2 s.
+    pub handshake: Duration,
+}
+
+/// Whether floods are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FloodMode {
+    /// They are.
+    Auto,
+    /// One is taken to be on at any time.
+    On,
+    /// None ever is.
+    Off,
 }
 
 /// `[[service.backend]]`

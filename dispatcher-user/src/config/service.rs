@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backend::backends;
 use super::ceiling::ceiling;
 use super::diagnostics::Diagnostics;
+use super::flood::flood;
 use super::group::Groups;
 use super::health::health;
 use super::identity::Identities;
@@ -86,6 +87,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
     let balance = table.value("balance", Balance::RoundRobin, choice(&balances));
     let queue = queue(table.section("queue"));
     let (ceiling, agent) = ceiling(table.section("ceiling"), queue.capacity);
+    let flood = flood(table.section("flood"), queue.capacity);
     let address = address.map(|located| located.value);
     let health = health(table.section("health"), address);
     let timeouts = timeouts(table.section("timeouts"));
@@ -100,6 +102,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
         agent,
         health,
         timeouts,
+        flood,
         backends: backends?,
     })
 }

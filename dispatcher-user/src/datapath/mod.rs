@@ -161,6 +161,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
+    unproven: PerCpuArray<MapData, u64>,
     /// Two daemons with the same pins would detach each other's program.
     _in_use: pins::InUse,
 }
@@ -201,6 +202,7 @@ impl Datapath {
             counters: take(&mut ebpf, maps::COUNTERS.name)?,
             backends: take(&mut ebpf, maps::BACKENDS.name)?,
             times: take(&mut ebpf, maps::TIMES.name)?,
+            unproven: take(&mut ebpf, maps::UNPROVEN.name)?,
             pin_path: config.pin_path.clone(),
             adopted,
             _in_use: in_use,

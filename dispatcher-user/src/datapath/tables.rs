@@ -34,6 +34,7 @@ impl Datapath {
         let refused = |error| DatapathError::refused("a service", &error);
         let marker = Service {
             index: Service::ADDRESS_ONLY,
+            guarded: 0,
         };
         let markers = services
             .iter()
@@ -55,6 +56,17 @@ impl Datapath {
             self.services.insert(key, service, 0).map_err(refused)?;
         }
         Ok(())
+    }
+
+    /// Changes a service that the program knows; it is never missing meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the element.
+    pub fn set_service(&mut self, key: &ServiceKey, service: Service) -> Result<(), DatapathError> {
+        self.services
+            .insert(key, service, 0)
+            .map_err(|error| DatapathError::refused("a service", &error))
     }
 
     /// Makes these the interfaces that the program knows, by index.

@@ -6,15 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dispatcher_common::addr::Port;
-use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::service::ServiceKey;
 
+use super::floods::guarded_if;
 use super::handle::Names;
 use super::plan::{Fate, KnownBackend, KnownGroup, KnownService, NoRoom, Plan, plan};
 use super::waits::Waits;
 use super::{BackendInfo, BackendWay, Engine, GroupInfo, ServiceInfo, unattended, way_to};
 use crate::admission::{
-    AddError, BackendId, BackendSettings, Balance, Ceiling, GroupId, Overflow, ServiceId,
-    ServiceSettings, Time,
+    AddError, BackendId, BackendSettings, Balance, Ceiling, FloodMode, FloodSettings, GroupId,
+    Overflow, ServiceId, ServiceSettings, Time,
 };
 use crate::ceiling::{Bounds, Controller};
 use crate::config::{self, Config};
@@ -378,8 +379,9 @@ impl Engine {
             if !self.is_leaving(service.id) {
                 let (ip, port) = (service.address.ip(), service.address.port());
                 let key = ServiceKey::new(ip.into(), Port::new(port));
-                let index = service.id.0;
-                keys.push((key, Service { index }));
+                let known = self.admission.service(service.id);
+                let is_flooded = known.is_some_and(|known| known.flood.since.is_some());
+                keys.push((key, guarded_if(service.id, is_flooded)));
                 self.by_key.insert(key, service.id);
             }
         }
@@ -477,6 +479,17 @@ fn service_settings(service: &config::Service) -> ServiceSettings {
             config::Balance::LeastConnections => Balance::LeastConnections,
             config::Balance::LeastResponseTime => Balance::LeastResponseTime,
             config::Balance::SourceHash => Balance::SourceHash,
+        },
+        flood: FloodSettings {
+            mode: match service.flood.mode {
+                config::FloodMode::Auto => FloodMode::Auto,
+                config::FloodMode::On => FloodMode::On,
+                config::FloodMode::Off => FloodMode::Off,
+            },
+            rate: service.flood.rate,
+            hold: service.flood.hold,
+            half_open: service.flood.half_open,
+            handshake: service.flood.handshake,
         },
     }
 }

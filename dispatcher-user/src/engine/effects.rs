@@ -53,8 +53,10 @@ impl Engine {
                 Command::Remove {
                     flow, key, reason, ..
                 } => {
-                    if reason == RemoveReason::Silent {
-                        self.take_back(&key);
+                    match reason {
+                        RemoveReason::Silent => self.take_back(&key),
+                        RemoveReason::HandshakeTimeout => self.give_up_handshake(&key),
+                        _ => {}
                     }
                     self.datapath.flows().remove(&key);
                     self.kept.forget(flow);

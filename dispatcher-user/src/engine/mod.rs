@@ -6,6 +6,7 @@ mod adopt;
 pub(crate) mod clock;
 mod configure;
 mod effects;
+mod floods;
 mod handle;
 mod host_stack;
 mod interfaces;
@@ -46,6 +47,7 @@ pub use handle::{Adjustment, Handle};
 pub use plan::NoRoom;
 pub use start::{Running, Started, start};
 
+use floods::Floods;
 use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
 use refusals::{Notice, Refusals};
@@ -125,6 +127,7 @@ struct Engine {
     resets: Resets,
     /// Requests of half-open flows.
     kept: Kept,
+    floods: Floods,
     started: Time,
     /// None while everything is opened.
     attached: Option<AttachedMode>,
@@ -357,6 +360,7 @@ impl Engine {
             self.forget_gone();
             self.look_for_lost_events();
             self.tell_refusals(now);
+            self.watch_floods(now);
         }
     }
 
@@ -431,6 +435,7 @@ fn first_control(generation: u32, says: Unattended, now: Time) -> Control {
         network_generation: generation,
         ticks: clock::ticks(now),
         unattended: unattended(says),
+        secret: floods::secret(),
     }
 }
 

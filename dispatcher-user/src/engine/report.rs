@@ -10,8 +10,8 @@ use crate::admin::QueueFilter;
 use crate::admission::{BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendStatus, ChecksStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus,
-    Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
+    AttachMode, BackendStatus, ChecksStatus, FloodStatus, FlowTableStatus, GroupStatus, QueueRow,
+    QueueStatus, Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
 };
 
 impl Engine {
@@ -81,7 +81,19 @@ impl Engine {
             address: info.address,
             queue,
             requests,
+            flood: self.flood_status(now, info),
             backends: backends.collect(),
+        }
+    }
+
+    fn flood_status(&self, now: Time, info: &ServiceInfo) -> FloodStatus {
+        let view = self.admission.service(info.id);
+        let flood = view.map(|view| view.flood).unwrap_or_default();
+        FloodStatus {
+            on: flood.since.is_some(),
+            since_seconds: flood.since.map(|since| now.since(since).as_secs_f64()),
+            count: flood.begun,
+            unproven: flood.unproven,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use dispatcher_common::flow::{FlowEntry, FlowPair};
+use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair};
 use dispatcher_common::tcp::Phase;
 use foldhash::quality::RandomState;
 
@@ -75,15 +75,33 @@ impl Engine {
     fn reset_both(&mut self, pair: &FlowPair) {
         let FlowPair {
             forward_key,
-            reply_key,
             forward,
             reply,
+            ..
         } = pair;
         let to_client = resets(reply, forward);
         for (seq, ack) in to_client {
             let packet = Packet::reset(&forward_key.reversed(), seq, ack);
             self.send(&reply.next_hop, &packet, forward_key.src.ip());
         }
+        self.reset_backend(pair);
+    }
+
+    /// Has the back-end forget a handshake that its client does not finish: it would go on with it
+    /// for a minute, and hold more of them than it has slots.
+    pub(super) fn give_up_handshake(&mut self, key: &FlowKey) {
+        if let Some(pair) = self.datapath.flows().get(key) {
+            self.reset_backend(&pair);
+        }
+    }
+
+    fn reset_backend(&mut self, pair: &FlowPair) {
+        let FlowPair {
+            reply_key,
+            forward,
+            reply,
+            ..
+        } = pair;
         for (seq, ack) in resets(forward, reply) {
             let packet = Packet::reset(&reply_key.reversed(), seq, ack);
             self.send(&forward.next_hop, &packet, reply_key.src.ip());

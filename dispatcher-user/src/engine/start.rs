@@ -211,6 +211,7 @@ async fn assemble(
         to_reconcile: Vec::new(),
         resets: Resets::default(),
         kept: Kept::default(),
+        floods: Default::default(),
         started: now,
         attached: None,
         stopping: false,

@@ -207,6 +207,23 @@ impl Changes {
             ),
             ("timeouts.idle", time(old.1.idle), time(new.1.idle)),
             ("timeouts.closing", time(old.1.closing), time(new.1.closing)),
+            ("flood.mode", word(&was.flood.mode), word(&is.flood.mode)),
+            (
+                "flood.rate",
+                was.flood.rate.to_string(),
+                is.flood.rate.to_string(),
+            ),
+            ("flood.hold", time(was.flood.hold), time(is.flood.hold)),
+            (
+                "flood.half_open",
+                format!("{}%", was.flood.half_open),
+                format!("{}%", is.flood.half_open),
+            ),
+            (
+                "flood.handshake",
+                time(was.flood.handshake),
+                time(is.flood.handshake),
+            ),
         ] {
             self.compare(&format!("{place}: {key}"), &from, &to);
         }
@@ -337,6 +354,11 @@ connect = "2s"
 handshake = "5s"
 idle = "5m"
 closing = "30s"
+[service.flood]
+mode = "auto"
+rate = 2000
+hold = "10s"
+half_open = "50%"
 [[service.backend]]
 name = "web-1"
 address = "10.0.0.11:8080"
@@ -397,6 +419,22 @@ capacity = 64
                 "\"round-robin\"",
                 "\"source-hash\"",
                 "service web: balance: round-robin -> source-hash",
+            ),
+            ("\"auto\"", "\"on\"", "service web: flood.mode: auto -> on"),
+            (
+                "rate = 2000",
+                "rate = 3000",
+                "service web: flood.rate: 2000 -> 3000",
+            ),
+            (
+                "hold = \"10s\"",
+                "hold = \"1m\"",
+                "service web: flood.hold: 10s -> 1m",
+            ),
+            (
+                "\"50%\"",
+                "\"40%\"",
+                "service web: flood.half_open: 50% -> 40%",
             ),
             (
                 "capacity = 10",

@@ -50,6 +50,7 @@ enum Place {
     Agent(&'static str),
     Health(&'static str),
     Timeouts,
+    Flood,
     Backend,
     Bounds,
     Group,
@@ -371,6 +372,43 @@ const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        header: "`[service.flood]`",
+        about: "Floods of connection requests, and what holds while one is on: \
+                [floods.md](floods.md).",
+        place: Place::Flood,
+        keys: &[
+            key(
+                "mode",
+                Is("\"auto\""),
+                "`auto`: floods are looked for; `on`: requests are let in at any time only when \
+                 they come again; `off`: never",
+            ),
+            key(
+                "rate",
+                Derived("`queue.capacity` and 1000"),
+                "requests a second that find no connection free and do not prove alive: more are \
+                 a flood",
+            ),
+            key(
+                "hold",
+                Is("\"10s\""),
+                "how long a flood must be away before it is over; doubled, up to 16 times, for \
+                 one that comes back within a minute",
+            ),
+            key(
+                "half_open",
+                Is("\"50%\""),
+                "what unfinished handshakes may hold of a back-end's ceiling in a flood; at least \
+                 one connection",
+            ),
+            key(
+                "handshake",
+                Is("\"2s\""),
+                "what `timeouts.handshake` becomes in a flood, if it is longer",
+            ),
+        ],
+    },
+    Section {
         header: "`[[service.backend]]`",
         about: "At least one a service.",
         place: Place::Backend,
@@ -439,7 +477,7 @@ const ROOT: [&str; 5] = ["admin", "metrics", "dataplane", "service", "group"];
 const WITHIN: [(Place, &[&str]); 2] = [
     (
         Place::Service,
-        &["backend", "ceiling", "health", "queue", "timeouts"],
+        &["backend", "ceiling", "flood", "health", "queue", "timeouts"],
     ),
     (Place::Backend, &["ceiling"]),
 ];
@@ -507,6 +545,7 @@ fn file(place: Place, without: &str, with: &str) -> String {
         matches!(place, Place::Health(_)),
     );
     section("[service.timeouts]", &[], place == Place::Timeouts);
+    section("[service.flood]", &[], place == Place::Flood);
     let mut backend = required(Place::Backend);
     if without != "group" {
         backend.push("group = \"db\"".to_owned());

@@ -17,6 +17,7 @@ const TIMES: ServiceSettings = ServiceSettings {
     idle: Duration::from_millis(9011),
     closing: Duration::from_millis(2003),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

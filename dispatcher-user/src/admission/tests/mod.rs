@@ -6,6 +6,7 @@ mod stories;
 mod changes;
 mod groups;
 mod retries;
+mod floods;
 mod windows;
 mod wheel;
 mod model;
@@ -59,6 +60,7 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 fn ms(milliseconds: u64) -> Time {
