@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
 use dispatcher_common::header::TcpFlags;
+use dispatcher_common::icmp::IcmpError;
 use dispatcher_common::link::NextHop;
 use dispatcher_common::measure::Kind;
 use dispatcher_common::parse::Segment;
@@ -49,6 +50,28 @@ impl Flow {
         // SAFETY: as in `entry`; no reference to this field is held across the store.
         unsafe { (*self.0.as_ptr()).next_hop = *next_hop };
     }
+}
+
+/// Whether what an ICMP error quotes is a segment of the other direction that is under way; `None`
+/// when that direction has no entry.
+#[inline(always)]
+pub fn is_under_way(flow: &Flow, error: &IcmpError) -> Option<bool> {
+    let own = flow.entry();
+    let peer = find(&error.key.of_peer(&own.translation))?;
+    let quoted = own.translation.direction().reversed();
+    // The forward entry's word is the flow's.
+    let phase = match quoted {
+        Direction::Forward => peer.entry().phase,
+        Direction::Reply => own.phase,
+    };
+    let (sent, answered) = (peer.entry().track, own.track);
+    Some(tcp::is_under_way(
+        Phase(phase),
+        quoted,
+        error.seq,
+        sent,
+        answered,
+    ))
 }
 
 /// The entry for packets with this key.

@@ -27,6 +27,22 @@ impl<'ctx> Frame<'ctx> {
         }
     }
 
+    /// The context that the kernel called the program with.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.ctx
+    }
+
+    /// The frame without its first `bytes` bytes, as something to read and write: one pointer for
+    /// the verifier, to which all offsets are constants.
+    #[inline(always)]
+    pub fn past(&self, bytes: usize) -> Self {
+        Self {
+            start: self.start + bytes,
+            ..*self
+        }
+    }
+
     /// Index of the interface that the frame came in on.
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {
@@ -44,6 +60,28 @@ impl<'ctx> Frame<'ctx> {
         self.start = ctx.data();
         self.end = ctx.data_end();
         if refused { None } else { Some(()) }
+    }
+
+    /// Cuts the frame to `len` bytes. Nothing if the kernel refuses, as it does for less than an
+    /// Ethernet header.
+    #[inline(always)]
+    pub fn cut(&mut self, len: usize) -> Option<()> {
+        let ctx = XdpContext::new(self.ctx);
+        let surplus = self.len() as i32 - len as i32;
+        // SAFETY: as in `adjust_head`.
+        let refused = unsafe { helpers::bpf_xdp_adjust_tail(self.ctx, -surplus) } != 0;
+        self.start = ctx.data();
+        self.end = ctx.data_end();
+        if refused { None } else { Some(()) }
+    }
+
+    /// Largest IP packet, bytes, of the interface that the frame came in on.
+    #[inline(always)]
+    pub fn ingress_mtu(&self) -> u32 {
+        let mut mtu = 0;
+        // SAFETY: `ctx` is the context that the kernel called the program with, `mtu` is writable.
+        unsafe { helpers::bpf_check_mtu(self.ctx.cast(), 0, &raw mut mtu, 0, 0) };
+        mtu
     }
 
     /// Asks the kernel's routing table; the helper's return code.
