@@ -303,13 +303,7 @@ fn reset_is_acceptable(
 /// believed (RFC 5927 4.1).
 #[inline(always)]
 #[must_use]
-pub fn is_under_way(
-    phase: Phase,
-    direction: Direction,
-    seq: u32,
-    own: Track,
-    peer: Track,
-) -> bool {
+pub fn is_under_way(phase: Phase, direction: Direction, seq: u32, own: Track, peer: Track) -> bool {
     if phase.has(Phase::ANSWERED) {
         let acknowledged = acknowledged(phase, direction, own, peer);
         return within(seq, acknowledged, own.seq_end);

@@ -37,8 +37,7 @@ counters! {
         IpOptions = 2, "ip_options";
         /// Addressed to a service, with lengths or flags that contradict each other.
         Malformed = 3, "malformed";
-        /// TTL or hop limit would reach zero; the sender of a segment of a flow was told so by an
-        /// ICMP error.
+        /// TTL or hop limit would reach zero; the sender of a segment was told so by an ICMP error.
         TtlExpired = 4, "ttl_expired";
         /// A connection request that no AF_XDP socket took: no daemon runs.
         Unattended = 5, "unattended";

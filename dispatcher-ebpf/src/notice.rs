@@ -47,6 +47,12 @@ pub fn tell(
         Direction::Forward => &segment.key.dst,
         Direction::Reply => &translation.addr,
     };
+    tell_as(frame, service, problem, mtu)
+}
+
+/// The same of a segment of no flow, in the name of this service.
+#[inline(always)]
+pub fn tell_as(frame: &Frame<'_>, service: &Addr, problem: Problem, mtu: u16) -> Verdict {
     let reason = match problem {
         Problem::TooBig => DropReason::TooBig,
         Problem::TtlExpired => DropReason::TtlExpired,

@@ -59,7 +59,7 @@ pub fn run(ctx: &XdpContext) -> Verdict {
     };
     match flow::find(&segment.key) {
         Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
-        _ => without_flow(ctx, &segment),
+        _ => without_flow(ctx, &frame, &segment),
     }
 }
 
@@ -95,9 +95,12 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
 }
 
 #[inline(always)]
-fn without_flow(ctx: &XdpContext, segment: &Segment) -> Verdict {
+fn without_flow(ctx: &XdpContext, frame: &Frame<'_>, segment: &Segment) -> Verdict {
     match classify::segment(segment) {
         Classified::NotOurs => Verdict::Pass,
+        Classified::Request if segment.ttl <= 1 => {
+            notice::tell_as(frame, &segment.key.dst, Problem::TtlExpired, 0)
+        }
         Classified::Request => punt::punt(ctx),
         Classified::Unwanted(reason) => Verdict::Drop(reason),
     }

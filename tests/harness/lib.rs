@@ -5,6 +5,7 @@ pub mod netns;
 pub mod instruction;
 pub mod port_program;
 pub mod topology;
+pub mod narrows;
 pub mod scratch;
 pub mod config;
 pub mod status;
@@ -27,6 +28,7 @@ pub mod sampler;
 pub mod scenario;
 pub mod churn;
 pub mod packet;
+pub mod icmp;
 pub mod program;
 pub mod floor;
 
