@@ -38,8 +38,6 @@ pub enum Kind {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
-    /// The key of packets that answer the quoted one; so its destination is the message's own.
-    pub key: FlowKey,
     /// Sequence number of the quoted segment.
     pub seq: u32,
     /// ICMP, else ICMPv6.
@@ -187,45 +185,44 @@ pub fn destination<P: PacketBytes + ?Sized>(packet: &P, is_v4: bool) -> Option<A
     })
 }
 
+/// The key of packets that answer the one that a [`Kind::Error`] quotes; so its destination is the
+/// message's own. Nothing if the packet is shorter than that.
+#[inline(always)]
+pub fn key_of_answers<P: PacketBytes + ?Sized>(packet: &P, is_v4: bool) -> Option<FlowKey> {
+    let tcp = packet.header::<TcpStart>(quoted_tcp_at(is_v4))?;
+    let (src, dst) = if is_v4 {
+        let quoted = packet.header::<Ipv4Hdr>(quote_at(true))?;
+        let (src, dst) = (quoted.src, quoted.dst);
+        (Addr::from_v4_bytes(src), Addr::from_v4_bytes(dst))
+    } else {
+        let quoted = packet.header::<Ipv6Hdr>(quote_at(false))?;
+        let (src, dst) = (quoted.src, quoted.dst);
+        (Addr::from_v6_bytes(src), Addr::from_v6_bytes(dst))
+    };
+    let src_port = Port::from_bytes(tcp.src_port);
+    let dst_port = Port::from_bytes(tcp.dst_port);
+    Some(FlowKey::new(dst, dst_port, src, src_port))
+}
+
 impl IcmpError {
     /// Reads a packet that is a [`Kind::Error`]. Nothing if it is shorter than that.
     #[inline(always)]
     pub fn read<P: PacketBytes + ?Sized>(packet: &P, is_v4: bool) -> Option<Self> {
         let tcp = packet.header::<TcpStart>(quoted_tcp_at(is_v4))?;
-        let (src_port, dst_port) = (
-            Port::from_bytes(tcp.src_port),
-            Port::from_bytes(tcp.dst_port),
-        );
-        let seq = u32::from_be_bytes(tcp.seq);
-        Some(if is_v4 {
+        let (ttl, ip_len) = if is_v4 {
             let ip = packet.header::<Ipv4Hdr>(0)?;
-            let quoted = packet.header::<Ipv4Hdr>(quote_at(true))?;
-            let (src, dst) = (
-                Addr::from_v4_bytes(quoted.src),
-                Addr::from_v4_bytes(quoted.dst),
-            );
-            Self {
-                key: FlowKey::new(dst, dst_port, src, src_port),
-                seq,
-                is_v4,
-                ttl: ip.ttl,
-                ip_len: u16::from_be_bytes(ip.total_length),
-            }
+            (ip.ttl, u16::from_be_bytes(ip.total_length))
         } else {
             let ip = packet.header::<Ipv6Hdr>(0)?;
-            let quoted = packet.header::<Ipv6Hdr>(quote_at(false))?;
-            let (src, dst) = (
-                Addr::from_v6_bytes(quoted.src),
-                Addr::from_v6_bytes(quoted.dst),
-            );
             let payload = u16::from_be_bytes(ip.payload_length);
-            Self {
-                key: FlowKey::new(dst, dst_port, src, src_port),
-                seq,
-                is_v4,
-                ttl: ip.hop_limit,
-                ip_len: payload.saturating_add(size_of::<Ipv6Hdr>() as u16),
-            }
+            let ip_len = payload.saturating_add(size_of::<Ipv6Hdr>() as u16);
+            (ip.hop_limit, ip_len)
+        };
+        Some(Self {
+            seq: u32::from_be_bytes(tcp.seq),
+            is_v4,
+            ttl,
+            ip_len,
         })
     }
 
@@ -334,4 +331,4 @@ pub fn answer<P: PacketBytes + ?Sized>(packet: &mut P, is_v4: bool) -> Option<()
     Some(())
 }
 
-const _: () = assert!(size_of::<IcmpError>() == 48);
+const _: () = assert!(size_of::<IcmpError>() == 8);

@@ -5,7 +5,6 @@ use core::ptr::NonNull;
 use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
 use dispatcher_common::header::TcpFlags;
-use dispatcher_common::icmp::IcmpError;
 use dispatcher_common::link::NextHop;
 use dispatcher_common::measure::Kind;
 use dispatcher_common::parse::Segment;
@@ -52,25 +51,25 @@ impl Flow {
     }
 }
 
-/// Whether what an ICMP error quotes is a segment of the other direction that is under way; `None`
-/// when that direction has no entry.
+/// Whether the other direction of a flow, whose packets have the key `peer`, has a segment under way
+/// that begins at `seq`; `None` when it has no entry.
 #[inline(always)]
-pub fn is_under_way(flow: &Flow, error: &IcmpError) -> Option<bool> {
+pub fn is_under_way(flow: &Flow, peer: &FlowKey, seq: u32) -> Option<bool> {
     let own = flow.entry();
-    let peer = find(&error.key.of_peer(&own.translation))?;
-    let quoted = own.translation.direction().reversed();
+    let peer = find(peer)?;
+    let direction = own.translation.direction().reversed();
     // The forward entry's word is the flow's.
-    let phase = match quoted {
+    let phase = match direction {
         Direction::Forward => peer.entry().phase,
         Direction::Reply => own.phase,
     };
-    let (sent, answered) = (peer.entry().track, own.track);
+    let sent = peer.entry().track;
     Some(tcp::is_under_way(
         Phase(phase),
-        quoted,
-        error.seq,
+        direction,
+        seq,
         sent,
-        answered,
+        own.track,
     ))
 }
 

@@ -10,9 +10,10 @@ use dispatcher_common::parse;
 use dispatcher_common::verdict::{DropReason, Handled};
 
 use crate::egress::Packet;
+use crate::flow::{self, Flow};
 use crate::ingress::Frame;
 use crate::pipeline::Verdict;
-use crate::{classify, counters, egress, flow};
+use crate::{classify, counters, egress};
 
 /// Takes one packet that is no TCP to its end; the action for it.
 #[inline(always)]
@@ -73,6 +74,33 @@ fn is_for_service(packet: &Frame<'_>, is_v4: bool) -> bool {
     icmp::destination(packet, is_v4).is_some_and(classify::is_service_address)
 }
 
+/// The flow that an error is about, if it is to be believed. Keys are read where they are needed,
+/// because they take much of a small stack.
+#[inline(always)]
+fn flow_of(packet: &Frame<'_>, message: &IcmpError) -> Result<Flow, Verdict> {
+    let is_v4 = message.is_v4;
+    let flow = {
+        let key = icmp::key_of_answers(packet, is_v4).ok_or(Verdict::Pass)?;
+        let Some(flow) = flow::find(&key) else {
+            // Not about a service, it may be about a connection of this machine's own.
+            return Err(if classify::is_service(&key) {
+                Verdict::Drop(DropReason::NoFlow)
+            } else {
+                Verdict::Pass
+            });
+        };
+        flow
+    };
+    let peer = icmp::key_of_answers(packet, is_v4)
+        .ok_or(Verdict::Pass)?
+        .of_peer(&flow.entry().translation);
+    match flow::is_under_way(&flow, &peer, message.seq) {
+        Some(true) => Ok(flow),
+        Some(false) => Err(Verdict::Drop(DropReason::IcmpOutOfWindow)),
+        None => Err(Verdict::Drop(DropReason::NoFlow)),
+    }
+}
+
 /// Of a flow, it goes on as the flow's packets do. It changes nothing of the flow itself: neither
 /// its phase nor when it was last seen.
 #[inline(always)]
@@ -80,19 +108,10 @@ fn error(mut frame: Frame<'_>, mut packet: Frame<'_>, link_len: usize, is_v4: bo
     let Some(message) = IcmpError::read(&packet, is_v4) else {
         return Verdict::Pass;
     };
-    let Some(flow) = flow::find(&message.key) else {
-        // Not about a service, it may be about a connection of this machine's own.
-        return if classify::is_service(&message.key) {
-            Verdict::Drop(DropReason::NoFlow)
-        } else {
-            Verdict::Pass
-        };
+    let flow = match flow_of(&packet, &message) {
+        Ok(flow) => flow,
+        Err(verdict) => return verdict,
     };
-    match flow::is_under_way(&flow, &message) {
-        Some(true) => {}
-        Some(false) => return Verdict::Drop(DropReason::IcmpOutOfWindow),
-        None => return Verdict::Drop(DropReason::NoFlow),
-    }
     if message.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }

@@ -77,20 +77,22 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
     let Some(control) = crate::maps::CONTROL.get(0) else {
         return Verdict::Pass;
     };
+    flow::track(flow, segment, control.ticks);
+    flow::count(flow, segment, control.ticks);
     let way = egress::way(frame, segment, flow, control.network_generation);
+    if way == Way::Denied {
+        return Verdict::Drop(DropReason::Unreachable);
+    }
     let mtu = flow.entry().next_hop.mtu;
     if segment.ip_len > mtu && way == Way::Known && !notice::is_for_host(frame, segment, flow) {
         return notice::tell(frame, segment, flow, Problem::TooBig, mtu);
     }
-    flow::track(flow, segment, control.ticks);
-    flow::count(flow, segment, control.ticks);
     if flow.entry().translation.apply(frame, segment).is_none() {
         return Verdict::Drop(DropReason::Malformed);
     }
     match way {
         Way::Known => egress::send(frame, &segment.into(), &flow.entry().next_hop),
-        Way::Denied => Verdict::Drop(DropReason::Unreachable),
-        Way::Unknown => Verdict::HandToHost,
+        Way::Denied | Way::Unknown => Verdict::HandToHost,
     }
 }
 
