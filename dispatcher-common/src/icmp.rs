@@ -325,7 +325,9 @@ pub fn answer<P: PacketBytes + ?Sized>(packet: &mut P, is_v4: bool) -> Option<()
         ip.checksum = checksum::update(ip.checksum, delta);
     } else {
         let ip = packet.header_mut::<Ipv6Hdr>(0)?;
-        (ip.src, ip.dst) = (ip.dst, ip.src);
+        let (src, dst) = (Addr::from_v6_bytes(ip.src), Addr::from_v6_bytes(ip.dst));
+        ip.src = *dst.bytes();
+        ip.dst = *src.bytes();
         ip.hop_limit = TTL;
     }
     Some(())

@@ -11,73 +11,85 @@ use dispatcher_common::verdict::{DropReason, Handled};
 
 use crate::egress::Packet;
 use crate::flow::{self, Flow};
-use crate::ingress::Frame;
+use crate::ingress::{Bytes, Frame};
 use crate::pipeline::Verdict;
 use crate::{classify, counters, egress};
 
 /// Takes one packet that is no TCP to its end; the action for it.
 #[inline(always)]
 pub fn run(frame: &Frame<'_>) -> u32 {
-    let link = parse::link_header(frame);
-    match link.map(|link| (link.ethertype, link.len)) {
-        Some((ETHERTYPE_IPV4, link_len)) => run_v4(frame.context(), link_len),
-        Some((ETHERTYPE_IPV6, link_len)) => run_v6(frame.context(), link_len),
-        _ => Verdict::Pass.carry_out(),
+    let Some(link) = parse::link_header(frame) else {
+        return Verdict::Pass.carry_out();
+    };
+    let (ctx, link_len) = (frame.context(), link.len);
+    let packet = frame.bytes_past(link_len);
+    let (kind, is_v4) = match link.ethertype {
+        ETHERTYPE_IPV4 => (kind_v4(packet.start, packet.end), true),
+        ETHERTYPE_IPV6 => (kind_v6(packet.start, packet.end), false),
+        _ => (None, false),
+    };
+    match (kind, is_v4) {
+        (None, _) => Verdict::Pass.carry_out(),
+        (Some(Kind::Error), true) => error_v4(ctx, link_len),
+        (Some(Kind::Error), false) => error_v6(ctx, link_len),
+        (Some(kind), _) => {
+            let whole = frame.bytes_past(0);
+            other(whole.start, whole.end, link_len, is_v4, kind)
+        }
     }
 }
 
 // Functions of their own for the processor, too: what is rare is not to take the room of what is
-// common, and the verifier walks each family by itself.
+// common. The verifier walks each by itself, and none keeps on its stack what another has read.
+
+// Some are given the bounds of the packet and not the context: the code generator would read
+// the context where they are called, and pass numbers that the verifier takes for no pointers.
 
 #[inline(never)]
-fn run_v4(ctx: *mut xdp_md, link_len: usize) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let frame = Frame::of(&ctx);
-    let packet = frame.past(link_len);
-    let kind = icmp::kind_v4(&packet);
-    judge(kind, frame, packet, link_len, true).carry_out()
+fn kind_v4(start: usize, end: usize) -> Option<Kind> {
+    icmp::kind_v4(&Bytes { start, end })
 }
 
 #[inline(never)]
-fn run_v6(ctx: *mut xdp_md, link_len: usize) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    let frame = Frame::of(&ctx);
-    let packet = frame.past(link_len);
-    let kind = icmp::kind_v6(&packet);
-    judge(kind, frame, packet, link_len, false).carry_out()
+fn kind_v6(start: usize, end: usize) -> Option<Kind> {
+    icmp::kind_v6(&Bytes { start, end })
 }
 
-#[inline(always)]
-fn judge(
-    kind: Option<Kind>,
-    frame: Frame<'_>,
-    packet: Frame<'_>,
-    link_len: usize,
-    is_v4: bool,
-) -> Verdict {
-    let reason = match kind {
-        None => return Verdict::Pass,
-        Some(Kind::Error) => return error(frame, packet, link_len, is_v4),
-        Some(Kind::EchoRequest) => return echo(frame, packet, is_v4),
-        Some(Kind::QuotesOptions) => DropReason::IpOptions,
-        Some(Kind::QuotesFragment) => DropReason::Fragment,
+#[inline(never)]
+fn error_v4(ctx: *mut xdp_md, link_len: usize) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    error(Frame::of(&ctx), link_len, true).carry_out()
+}
+
+#[inline(never)]
+fn error_v6(ctx: *mut xdp_md, link_len: usize) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    error(Frame::of(&ctx), link_len, false).carry_out()
+}
+
+#[inline(never)]
+fn other(start: usize, end: usize, link_len: usize, is_v4: bool, kind: Kind) -> u32 {
+    let frame = Bytes { start, end };
+    let packet = Bytes {
+        start: start + link_len,
+        end,
     };
-    if is_for_service(&packet, is_v4) {
-        Verdict::Drop(reason)
-    } else {
+    let verdict = if !icmp::destination(&packet, is_v4).is_some_and(classify::is_service_address) {
         Verdict::Pass
-    }
-}
-
-#[inline(always)]
-fn is_for_service(packet: &Frame<'_>, is_v4: bool) -> bool {
-    icmp::destination(packet, is_v4).is_some_and(classify::is_service_address)
+    } else {
+        match kind {
+            Kind::QuotesOptions => Verdict::Drop(DropReason::IpOptions),
+            Kind::QuotesFragment => Verdict::Drop(DropReason::Fragment),
+            Kind::Error | Kind::EchoRequest => echo(frame, packet, is_v4),
+        }
+    };
+    verdict.carry_out()
 }
 
 /// The flow that an error is about, if it is to be believed. Keys are read where they are needed,
 /// because they take much of a small stack.
 #[inline(always)]
-fn flow_of(packet: &Frame<'_>, message: &IcmpError) -> Result<Flow, Verdict> {
+fn flow_of(packet: &Bytes, message: &IcmpError) -> Result<Flow, Verdict> {
     let is_v4 = message.is_v4;
     let flow = {
         let key = icmp::key_of_answers(packet, is_v4).ok_or(Verdict::Pass)?;
@@ -104,7 +116,8 @@ fn flow_of(packet: &Frame<'_>, message: &IcmpError) -> Result<Flow, Verdict> {
 /// Of a flow, it goes on as the flow's packets do. It changes nothing of the flow itself: neither
 /// its phase nor when it was last seen.
 #[inline(always)]
-fn error(mut frame: Frame<'_>, mut packet: Frame<'_>, link_len: usize, is_v4: bool) -> Verdict {
+fn error(mut frame: Frame<'_>, link_len: usize, is_v4: bool) -> Verdict {
+    let mut packet = frame.bytes_past(link_len);
     let Some(message) = IcmpError::read(&packet, is_v4) else {
         return Verdict::Pass;
     };
@@ -133,13 +146,13 @@ fn error(mut frame: Frame<'_>, mut packet: Frame<'_>, link_len: usize, is_v4: bo
     egress::send(&mut frame, &packet, next_hop)
 }
 
-/// Whether or not the host has the address, the service has it.
+/// A ping of a service's address, whether or not the host has that, too.
 #[inline(always)]
-fn echo(mut frame: Frame<'_>, mut packet: Frame<'_>, is_v4: bool) -> Verdict {
-    let to_one = frame
+fn echo(mut frame: Bytes, mut packet: Bytes, is_v4: bool) -> Verdict {
+    let to_group = frame
         .header::<EthHdr>(0)
-        .is_some_and(|eth| !eth.dst.is_group());
-    if !to_one || !is_for_service(&packet, is_v4) {
+        .is_none_or(|eth| eth.dst.is_group());
+    if to_group {
         return Verdict::Pass;
     }
     match icmp::answer(&mut packet, is_v4).and_then(|()| link::turn_round(&mut frame)) {

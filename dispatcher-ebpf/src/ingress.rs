@@ -33,13 +33,12 @@ impl<'ctx> Frame<'ctx> {
         self.ctx
     }
 
-    /// The frame without its first `bytes` bytes, as something to read and write: one pointer for
-    /// the verifier, to which all offsets are constants.
+    /// The frame without its first `bytes` bytes.
     #[inline(always)]
-    pub fn past(&self, bytes: usize) -> Self {
-        Self {
+    pub fn bytes_past(&self, bytes: usize) -> Bytes {
+        Bytes {
             start: self.start + bytes,
-            ..*self
+            end: self.end,
         }
     }
 
@@ -92,7 +91,18 @@ impl<'ctx> Frame<'ctx> {
         // for `size` bytes.
         unsafe { helpers::bpf_fib_lookup(self.ctx.cast(), fib, size, 0) }
     }
+}
 
+/// A part of the frame up to its end: one pointer for the verifier, to which all offsets are
+/// constants. It is good until the frame is cut or adjusted.
+pub struct Bytes {
+    /// Its first byte.
+    pub start: usize,
+    /// The frame's end.
+    pub end: usize,
+}
+
+impl Bytes {
     #[inline(always)]
     fn at<T: Header>(&self, offset: usize) -> Option<*mut T> {
         let header = self.start + offset;
@@ -105,6 +115,28 @@ impl<'ctx> Frame<'ctx> {
 }
 
 impl PacketBytes for Frame<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.bytes_past(0).len()
+    }
+
+    #[inline(always)]
+    fn header<T: Header>(&self, offset: usize) -> Option<&T> {
+        let header = self.bytes_past(0).at(offset);
+        // SAFETY: `at` checked that the header ends within the frame, which is the program's until
+        // it returns; `Header` promises alignment 1 and that any bytes are a valid `T`.
+        header.map(|header| unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn header_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
+        let header = self.bytes_past(0).at(offset);
+        // SAFETY: as in `header`; `&mut self` keeps it the only reference into the frame.
+        header.map(|header| unsafe { &mut *header })
+    }
+}
+
+impl PacketBytes for Bytes {
     #[inline(always)]
     fn len(&self) -> usize {
         self.end - self.start

@@ -88,7 +88,7 @@ fn make(frame: &mut Frame<'_>, service: &Addr, problem: Problem, mtu: u16) -> Op
     frame.adjust_head(-(grows as i32))?;
     back.write_header(frame, link.ethertype)?;
     notice::write(
-        &mut frame.past(back.header_len()),
+        &mut frame.bytes_past(back.header_len()),
         is_v4,
         service,
         problem,
