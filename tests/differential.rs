@@ -63,7 +63,12 @@ impl Model {
             }
         };
         let Some(entry) = self.flows.get(&segment.key) else {
-            return self.judge_without_flow(&segment.key, segment.tcp.flags);
+            let verdict = self.judge_without_flow(&segment.key, segment.tcp.flags);
+            if verdict == Verdict::Dropped(DropReason::Unattended) && segment.ttl <= 1 {
+                tell(frame, &segment.key.dst, Problem::TtlExpired, 0);
+                return Verdict::Told(DropReason::TtlExpired);
+            }
+            return verdict;
         };
         let forward = entry.translation.direction() == Direction::Forward;
         let service = if forward {
