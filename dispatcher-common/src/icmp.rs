@@ -8,7 +8,7 @@
 //! | who tells | quoted | becomes | sent to |
 //! |---|---|---|---|
 //! | a router towards the client | service → client | back-end → client | back-end |
-//! | a router towards the back-end, or that itself | client → back-end | client → service | client |
+//! | a router towards the back-end, or it itself | client → back-end | client → service | client |
 
 use crate::addr::{Addr, Port};
 use crate::checksum;

@@ -86,7 +86,7 @@ fn kind(packet: &[u8], is_v4: bool) -> Option<Kind> {
 proptest! {
     #![proptest_config(config())]
 
-    /// Towards the back-end, and with what the back-end's answer would be translated by, back again.
+    /// Towards the back-end, and as if the back-end were the service, back again.
     #[test]
     fn an_error_is_translated_and_back(
         (client, service, backend, router) in any::<bool>()

@@ -51,8 +51,8 @@ impl Flow {
     }
 }
 
-/// Whether the other direction of a flow, whose packets have the key `peer`, has a segment under way
-/// that begins at `seq`; `None` when it has no entry.
+/// Whether the other direction of a flow, whose packets have the key `peer`, has a segment under
+/// way that begins at `seq`; `None` when it has no entry.
 #[inline(always)]
 pub fn is_under_way(flow: &Flow, peer: &FlowKey, seq: u32) -> Option<bool> {
     let own = flow.entry();

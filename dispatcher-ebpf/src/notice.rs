@@ -22,8 +22,8 @@ pub fn is_for_host(frame: &Frame<'_>, segment: &Segment, flow: &Flow) -> bool {
     if u32::from(segment.ip_len) > frame.ingress_mtu() {
         return true;
     }
-    // A sender that lets routers fragment gets what it wants. Replies cannot: the host's stack would
-    // take their source, the service's own address, for a forgery.
+    // A sender that lets routers fragment gets what it wants. Replies cannot: the host's stack
+    // would take their source, the service's own address, for a forgery.
     const DONT_FRAGMENT: u8 = 0x40;
     matches!(flow.entry().translation.direction(), Direction::Forward)
         && segment.is_v4
