@@ -219,7 +219,7 @@ fn hop(view: &NetworkView, target: &str) -> Option<NextHop> {
 
 fn why(view: &NetworkView, target: &str) -> String {
     match view.way(ip(target)) {
-        Some(Way::HostStack { why }) => format!("host: {why}"),
+        Some(Way::HostStack { why, .. }) => format!("host: {why}"),
         Some(Way::Unresolved { why }) => format!("unresolved: {why}"),
         _ => String::new(),
     }

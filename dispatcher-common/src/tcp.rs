@@ -321,13 +321,25 @@ fn reset_is_acceptable(
     own: Track,
     peer: Track,
 ) -> bool {
+    match direction {
+        Direction::Reply if !phase.has(Phase::ANSWERED) => answers_by_reset(segment, &peer),
+        _ => is_under_way(phase, direction, segment.seq, own, peer),
+    }
+}
+
+/// Whether a segment of `direction` that begins at `seq` was sent and may not have arrived: it lies
+/// between what its receiver acknowledged and what was sent. Of another segment no ICMP error is
+/// believed (RFC 5927 4.1).
+#[inline(always)]
+#[must_use]
+pub fn is_under_way(phase: Phase, direction: Direction, seq: u32, own: Track, peer: Track) -> bool {
     if phase.has(Phase::ANSWERED) {
         let acknowledged = acknowledged(phase, direction, own, peer);
-        return within(segment.seq, acknowledged, own.seq_end);
+        return within(seq, acknowledged, own.seq_end);
     }
     match direction {
-        Direction::Reply => answers_by_reset(segment, &peer),
-        Direction::Forward => within(segment.seq, own.seq_end.wrapping_sub(1), own.seq_end),
+        Direction::Reply => false,
+        Direction::Forward => within(seq, own.seq_end.wrapping_sub(1), own.seq_end),
     }
 }
 

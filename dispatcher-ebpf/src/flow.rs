@@ -51,6 +51,28 @@ impl Flow {
     }
 }
 
+/// Whether the other direction of a flow, whose packets have the key `peer`, has a segment under
+/// way that begins at `seq`; `None` when it has no entry.
+#[inline(always)]
+pub fn is_under_way(flow: &Flow, peer: &FlowKey, seq: u32) -> Option<bool> {
+    let own = flow.entry();
+    let peer = find(peer)?;
+    let direction = own.translation.direction().reversed();
+    // The forward entry's word is the flow's.
+    let phase = match direction {
+        Direction::Forward => peer.entry().phase,
+        Direction::Reply => own.phase,
+    };
+    let sent = peer.entry().track;
+    Some(tcp::is_under_way(
+        Phase(phase),
+        direction,
+        seq,
+        sent,
+        own.track,
+    ))
+}
+
 /// The entry for packets with this key.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<Flow> {

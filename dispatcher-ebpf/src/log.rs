@@ -14,7 +14,7 @@ use crate::pipeline::Verdict;
 #[inline(always)]
 pub fn tell(ctx: &XdpContext, verdict: &Verdict) {
     let counted = match verdict {
-        Verdict::Pass | Verdict::Send(_) => return,
+        Verdict::Pass | Verdict::Send(_) | Verdict::Done(_) | Verdict::Answer(_) => return,
         Verdict::HandToHost => Handled::HandedToHost.label(),
         Verdict::Punt(_) => Handled::Punted.label(),
         Verdict::Drop(reason) => reason.label(),

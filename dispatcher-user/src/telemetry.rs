@@ -93,8 +93,8 @@ metric_table! {
     DROPPED: Counter Count "dispatcher_dropped_packets_total" ["reason"],
         "Frames dropped";
     HANDLED: Counter Count "dispatcher_handled_packets_total" ["outcome"],
-        "Packets that the program gave on but to a back-end or client: passed or handed_to_host to \
-         the host's stack, punted to the daemon";
+        "Packets that the program gave on but as a connection's: passed or handed_to_host to the \
+         host's stack, punted to the daemon; icmp_translated (errors) and ping_answered";
     EVENTS_LOST: Counter Count "dispatcher_lost_events_total" [],
         "Reports of flows that found the ring full; the daemon made up for them";
     FRAMES: Gauge Count "dispatcher_socket_frames" ["state"],

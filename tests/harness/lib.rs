@@ -5,6 +5,7 @@ pub mod netns;
 pub mod instruction;
 pub mod port_program;
 pub mod topology;
+pub mod narrows;
 pub mod scratch;
 pub mod config;
 pub mod status;
@@ -33,6 +34,7 @@ pub mod churn;
 pub mod outages;
 pub mod restarts;
 pub mod packet;
+pub mod icmp;
 pub mod program;
 pub mod floor;
 

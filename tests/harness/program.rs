@@ -405,29 +405,44 @@ pub enum Verdict {
     Punted,
     /// Sent on, by this action.
     Sent(Action),
+    /// Dropped, and turned into an ICMP error for its sender.
+    Told(DropReason),
+    /// A ping, turned into its answer.
+    Answered,
     /// Dropped.
     Dropped(DropReason),
 }
 
 impl Outcome {
     /// Action and counters as one verdict, which each must agree on: exactly the counter that
-    /// belongs to it moved, by one. A lost event is beside the point here.
+    /// belongs to it moved, by one. Beside the point here are a lost event, and that what was sent
+    /// on is a translated ICMP error.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let lost = Handled::EventLost.label();
-        let moved: Vec<_> = self.moved.iter().filter(|(of, _)| *of != lost).collect();
+        let beside = [Handled::EventLost, Handled::IcmpTranslated].map(Handled::label);
+        let beside = |label| beside.contains(label);
+        let moved: Vec<_> = self.moved.iter().filter(|(of, _)| !beside(of)).collect();
+        let reason = |label: &str| {
+            let mut reasons = DropReason::ALL.iter();
+            reasons.find(|reason| reason.label() == label).copied()
+        };
         let verdict = match (self.action, &moved[..]) {
             (action @ (Action::Tx | Action::Redirect), []) => Some(Verdict::Sent(action)),
             (Action::Pass, [("passed", 1)]) => Some(Verdict::Passed),
             (Action::Pass, [("handed_to_host", 1)]) => Some(Verdict::HandedToHost),
             (Action::Redirect, [("punted", 1)]) => Some(Verdict::Punted),
-            (Action::Drop, [(label, 1)]) => DropReason::ALL
-                .iter()
-                .find(|reason| reason.label() == *label)
-                .map(|reason| Verdict::Dropped(*reason)),
+            (Action::Tx, [("ping_answered", 1)]) => Some(Verdict::Answered),
+            (Action::Tx, [(label, 1)]) => reason(label).map(Verdict::Told),
+            (Action::Drop, [(label, 1)]) => reason(label).map(Verdict::Dropped),
             _ => None,
         };
         verdict.unwrap_or_else(|| panic!("{:?} contradicts {:?}", self.action, self.moved))
+    }
+
+    /// Whether it was counted as a translated ICMP error.
+    #[must_use]
+    pub fn is_translated_error(&self) -> bool {
+        self.moved.contains(&(Handled::IcmpTranslated.label(), 1))
     }
 
     /// Whether an event found the ring full.

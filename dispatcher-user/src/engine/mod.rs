@@ -419,9 +419,10 @@ impl Engine {
 fn way_to(view: &NetworkView, address: IpAddr) -> NextHop {
     match view.way(address) {
         Some(Way::Via(next_hop)) => *next_hop,
-        Some(Way::HostStack { .. }) => NextHop {
+        Some(&Way::HostStack { mtu, .. }) => NextHop {
             ifindex: NextHop::HOST_STACK,
             generation: view.generation,
+            mtu,
             ..NextHop::UNKNOWN
         },
         Some(Way::Unresolved { .. }) | None => NextHop::UNKNOWN,

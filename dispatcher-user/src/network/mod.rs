@@ -69,6 +69,8 @@ pub enum Way {
     HostStack {
         /// The device, and what about it.
         why: String,
+        /// Largest IP packet, bytes; [`u16::MAX`] when that is not known.
+        mtu: u16,
     },
     /// Not at present: no route, link down, neighbour silent, or an address of this machine.
     Unresolved {

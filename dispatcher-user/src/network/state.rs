@@ -266,13 +266,15 @@ impl State {
             }
             Route::Encapsulated => {
                 let why = format!("the route to {target} encapsulates");
-                return Way::HostStack { why };
+                let mtu = u16::MAX;
+                return Way::HostStack { why, mtu };
             }
         };
         let Some(link) = self.links.get(&oif) else {
             return match self.devices.get(&oif) {
                 Some(device) => Way::HostStack {
                     why: link::why_host_stack(device),
+                    mtu: narrower(device.mtu, route_mtu),
                 },
                 None => unresolved(format!("interface {oif} of the route to {target} is gone")),
             };
@@ -287,22 +289,28 @@ impl State {
         else {
             return unresolved(format!("{next} does not answer on {}", link.name));
         };
-        let mtu = route_mtu.map_or(link.mtu, |bytes| bytes.min(link.mtu));
         Way::Via(NextHop {
             ifindex: link.device,
             generation,
             dst: mac,
             src: link.mac,
             vlan: link.vlan,
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            mtu: narrower(link.mtu, route_mtu),
         })
     }
+}
+
+/// The MTU of a device, or that of the route by it if there is one and it is less.
+fn narrower(device: u32, route: Option<u32>) -> u16 {
+    let mtu = route.map_or(device, |route| route.min(device));
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 /// Whether packets take the same ways, whatever the reasons given for those that take none.
 fn same_ways(a: &HashMap<IpAddr, Way>, b: &HashMap<IpAddr, Way>) -> bool {
     let same = |a: &Way, b: &Way| match (a, b) {
         (Way::Via(a), Way::Via(b)) => a == b,
+        (Way::HostStack { mtu: a, .. }, Way::HostStack { mtu: b, .. }) => a == b,
         _ => std::mem::discriminant(a) == std::mem::discriminant(b),
     };
     a.len() == b.len()

@@ -57,7 +57,7 @@ fn first(state: &State) -> NetworkView {
 
 fn why(view: &NetworkView, target: &str) -> String {
     match view.way(ip(target)) {
-        Some(Way::HostStack { why }) => format!("host: {why}"),
+        Some(Way::HostStack { why, .. }) => format!("host: {why}"),
         Some(Way::Unresolved { why }) => format!("unresolved: {why}"),
         other => panic!("{target} has the way {other:?}"),
     }
@@ -143,6 +143,27 @@ fn packets_are_bounded_by_the_smaller_of_route_and_link() {
         state.routes.insert(next, route);
         assert_eq!(hop(&first(&state), "10.0.0.2").mtu, mtu);
     }
+}
+
+#[test]
+fn packets_of_the_hosts_stack_are_bounded_too() {
+    let mut state = state();
+    let next = ip("10.5.0.2");
+    let bound_of = |state: &State| match first(state).way(next) {
+        Some(&Way::HostStack { mtu, .. }) => mtu,
+        other => panic!("{other:?}"),
+    };
+    for (of_route, mtu) in [(None, 1500), (Some(1380), 1380)] {
+        let route = Route::Unicast {
+            oif: WG0,
+            next,
+            mtu: of_route,
+        };
+        state.routes.insert(next, route);
+        assert_eq!(bound_of(&state), mtu);
+    }
+    state.routes.insert(next, Route::Encapsulated);
+    assert_eq!(bound_of(&state), u16::MAX, "it is not known");
 }
 
 #[test]
