@@ -116,7 +116,7 @@ fn with_what_is_kept_a_socket_is_opened_and_the_program_attached_and_nothing_is_
     let pins = [unique("pins"), unique("pins")].map(|name| Path::new(BPF_FS).join(name));
     lab.dispatcher().enter(|| {
         privileges::begin().unwrap();
-        let mut datapath = Datapath::open(&at(pins[0].clone())).unwrap();
+        let (mut datapath, mut attacher) = Datapath::open(&at(pins[0].clone())).unwrap();
         assert_eq!(
             privileges::settle().unwrap().to_string(),
             "NET_ADMIN, NET_RAW, IPC_LOCK"
@@ -125,11 +125,11 @@ fn with_what_is_kept_a_socket_is_opened_and_the_program_attached_and_nothing_is_
         let socket = XskSocket::open(interface, 0, &XskConfig::default()).unwrap();
         datapath.set_socket(0, socket.fd()).unwrap();
         let interfaces = [(*interface).to_owned()];
-        datapath.attach(&interfaces, AttachMode::Native).unwrap();
+        attacher.attach(&interfaces, AttachMode::Native).unwrap();
         let refused = Datapath::open(&at(pins[1].clone())).map(drop).unwrap_err();
         assert!(refused.to_string().contains("refused"), "{refused}");
         assert!(!pins[1].exists(), "refused, but left something");
-        drop(datapath);
+        drop((datapath, attacher));
         assert_eq!(unload(&pins[0]).unwrap().interfaces, [*interface]);
     });
     daemon::ensure_detached(lab.dispatcher()).unwrap();
