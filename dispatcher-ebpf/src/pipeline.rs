@@ -1,6 +1,7 @@
 //! The path of a packet: the only file with branches between stages.
 
 use aya_ebpf::programs::XdpContext;
+use dispatcher_common::header::TcpFlags;
 use dispatcher_common::parse::{self, ParseError, Segment, Unparsable};
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::DropReason;
@@ -34,14 +35,17 @@ pub fn run(ctx: &XdpContext) -> Verdict {
     };
     match flow::find(&segment.key) {
         Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
+        Some(_) if !segment.tcp.flags.is_connection_request() => Verdict::Drop(DropReason::NoFlow),
         _ => without_flow(ctx, &segment),
     }
 }
 
-/// A connection request on a flow that has ended is a new connection on the same ports.
+/// A connection request on a flow that has ended is a new connection on the same ports, and is
+/// judged as such. What answers one that passed before the end is held back, or its client would
+/// finish a handshake that nothing counts; it asks again.
 #[inline(always)]
 fn begins_anew(flow: &Flow, segment: &Segment) -> bool {
-    segment.tcp.flags.is_connection_request() && Phase(flow.entry().phase).is_ended()
+    segment.tcp.flags.any(TcpFlags::SYN) && Phase(flow.entry().phase).is_ended()
 }
 
 #[inline(always)]
@@ -53,7 +57,7 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
         return Verdict::Pass;
     };
     flow::track(flow, segment, control.ticks);
-    flow::count(flow, segment, control.ticks);
+    flow::count(flow, segment);
     if flow.entry().translation.apply(frame, segment).is_none() {
         return Verdict::Drop(DropReason::Malformed);
     }
