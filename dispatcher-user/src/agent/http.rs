@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{BODY_BYTES_MAX, Fault, report_of_line, shortened};
 use crate::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
@@ -22,8 +22,8 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
 /// Asks for the path, and reads the answer.
-pub(super) async fn ask(
-    stream: TcpStream,
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     host: SocketAddr,
     path: &str,
 ) -> Result<AgentReport, Fault> {

@@ -185,6 +185,35 @@ impl Model {
         self.told()
     }
 
+    pub(super) fn activity(&mut self, at: u64, client: char, last_seen: u64) -> Vec<String> {
+        let Some(place) = self.flow(client) else {
+            return self.told();
+        };
+        let armed = self.arm();
+        let (silence, reason) = match self.flows[place].state {
+            FlowState::Established => (self.settings.idle, "IdleTimeout"),
+            FlowState::Closing => (self.settings.closing, "ClosingTimeout"),
+            FlowState::HalfOpen | FlowState::Lingering => return self.told(),
+        };
+        let flow = &mut self.flows[place];
+        let deadline = last_seen.max(flow.changed).min(at) + millis(silence);
+        if deadline > at {
+            (flow.due, flow.armed) = (deadline, armed);
+        } else {
+            self.remove(at, place, reason);
+            self.release(at);
+        }
+        self.told()
+    }
+
+    pub(super) fn missing(&mut self, at: u64, client: char) -> Vec<String> {
+        if let Some(place) = self.flow(client) {
+            self.remove(at, place, "Missing");
+            self.release(at);
+        }
+        self.told()
+    }
+
     pub(super) fn set_ceiling(&mut self, at: u64, backend: u32, ceiling: u32) -> Vec<String> {
         self.backends[backend as usize].0 = ceiling;
         self.note(at);
