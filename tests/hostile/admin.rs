@@ -84,7 +84,7 @@ fn socket() -> &'static PathBuf {
 
 /// Sends the bytes, and then a request that must be answered.
 pub fn serve(bytes: &[u8]) {
-    let answer = exchange(bytes);
+    let answer = exchange(bytes, true);
     // HTTP/1.0 is answered as such.
     let is_answer = answer.starts_with(b"HTTP/1.") && answer.len() > 16;
     assert!(
@@ -92,18 +92,21 @@ pub fn serve(bytes: &[u8]) {
         "{:?}",
         String::from_utf8_lossy(&answer)
     );
-    let answer = exchange(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer = exchange(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n", false);
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "it serves no more");
 }
 
-fn exchange(bytes: &[u8]) -> Vec<u8> {
+/// What is answered, if anything: a server need not answer who has closed, which is `closes`.
+fn exchange(bytes: &[u8], closes: bool) -> Vec<u8> {
     let mut stream = UnixStream::connect(socket()).expect("it accepts");
     let time = Some(Duration::from_secs(20));
     stream.set_read_timeout(time).expect("not zero");
     stream.set_write_timeout(time).expect("not zero");
     // It may have heard enough before the end, and have closed.
     let _ = stream.write_all(bytes);
-    let _ = stream.shutdown(Shutdown::Write);
+    if closes {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Ok(_) => {}
