@@ -1,5 +1,5 @@
-//! Replays the corpus: every input that a fuzzer found worth keeping, each as it is and damaged in a
-//! few ways that follow from it alone.
+//! Replays the corpus: every input that a fuzzer found worth keeping, each as it is and damaged in
+//! a few ways that follow from it alone.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A client, a back-end, the dispatcher between them, and a network on either side of it that
-//! loses, repeats and reorders. The dispatcher is what it is: the program's state machine, a ring of
+//! A client, a back-end, the dispatcher between them, and a network on either side that loses,
+//! repeats and reorders. The dispatcher is what it is: the program's state machine, a ring of
 //! events that can be full, and [`Admission`] with one slot.
 
 use std::collections::VecDeque;

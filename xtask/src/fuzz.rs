@@ -48,7 +48,7 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
     };
     let directory = bpf::target_directory().join("fuzz");
     let triple = host()?;
-    // With a target named, cargo keeps the flags from build scripts, which libFuzzer does not drive.
+    // With a target named, cargo keeps the flags from build scripts.
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(workspace.join("fuzz"))
