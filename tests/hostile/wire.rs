@@ -142,8 +142,7 @@ pub struct Wire {
 
 /// The client's 5-tuple.
 fn key() -> FlowKey {
-    let [client, service] =
-        [[198, 51, 100, 1], [192, 0, 2, 10]].map(|octets| Addr::from_v4_bytes(octets));
+    let [client, service] = [[198, 51, 100, 1], [192, 0, 2, 10]].map(Addr::from_v4_bytes);
     FlowKey::new(client, Port::new(40_001), service, Port::new(80))
 }
 
