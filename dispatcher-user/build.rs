@@ -22,10 +22,11 @@ fn build() -> Result<()> {
     for variable in xtask::bpf::INPUT_VARIABLES {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    let log = std::env::var_os("CARGO_FEATURE_PROGRAM_LOG").is_some();
     let out = std::env::var_os("OUT_DIR")
         .map(PathBuf::from)
         .context("cargo sets OUT_DIR")?;
-    let object = xtask::bpf::build(&out)?;
+    let object = xtask::bpf::build(&out, log)?;
     println!(
         "cargo::rustc-env=DISPATCHER_BPF_OBJECT={}",
         object.display()

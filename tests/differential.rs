@@ -3,21 +3,25 @@
 
 use std::collections::HashMap;
 
-use dispatcher_common::addr::{Addr, Port};
-use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair};
-use dispatcher_common::header::TcpFlags;
-use dispatcher_common::link::NextHop;
-use dispatcher_common::parse::{Unparsable, parse};
+use dispatcher_common::addr::{Addr, Mac, Port};
+use dispatcher_common::flow::{Direction, FlowEntry, FlowKey, FlowPair};
+use dispatcher_common::header::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TcpFlags};
+use dispatcher_common::icmp::{self, IcmpError, Kind};
+use dispatcher_common::link::{NextHop, turn_round};
+use dispatcher_common::notice::{self, Problem};
+use dispatcher_common::parse::{Unparsable, link_header, parse};
 use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::tcp::{self, Phase};
 use dispatcher_common::verdict::DropReason;
+use dispatcher_tests::icmp::{self as icmp_harness, message, quote};
 use dispatcher_tests::packet::{
     BACKEND_ONE, BACKEND_TWO, CLIENT_ONE, CLIENT_TWO, FAMILIES, Family, Host, Packet, STRANGER,
     VIP_ONE, VIP_TWO, verify,
 };
 use dispatcher_tests::program::{
-    Action, GENERATION, INGRESS, Program, Sizes, Verdict, spec, way_to,
+    Action, CLIENT_ISN, GENERATION, INGRESS, Program, Sizes, Verdict, spec, way_to,
 };
-use proptest::strategy::{Strategy, ValueTree};
+use proptest::strategy::{Just, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest::{collection, option, prelude::any, prop_oneof, sample};
 
@@ -45,7 +49,7 @@ impl Model {
             Ok(segment) => segment,
             Err(error) => {
                 let reason = match error.why {
-                    Unparsable::NotTcp => return Verdict::Passed,
+                    Unparsable::NotTcp => return self.judge_icmp(frame).unwrap_or(Verdict::Passed),
                     Unparsable::Fragment => DropReason::Fragment,
                     Unparsable::IpOptions => DropReason::IpOptions,
                     Unparsable::Malformed => DropReason::Malformed,
@@ -59,31 +63,101 @@ impl Model {
             }
         };
         let Some(entry) = self.flows.get(&segment.key) else {
-            return self.judge_without_flow(&segment.key, segment.tcp.flags);
+            let verdict = self.judge_without_flow(&segment.key, segment.tcp.flags);
+            if verdict == Verdict::Dropped(DropReason::Unattended) && segment.ttl <= 1 {
+                tell(frame, &segment.key.dst, Problem::TtlExpired, 0);
+                return Verdict::Told(DropReason::TtlExpired);
+            }
+            return verdict;
+        };
+        let forward = entry.translation.direction() == Direction::Forward;
+        let service = if forward {
+            segment.key.dst
+        } else {
+            entry.translation.addr
         };
         if segment.ttl <= 1 {
-            return Verdict::Dropped(DropReason::TtlExpired);
+            tell(frame, &service, Problem::TtlExpired, 0);
+            return Verdict::Told(DropReason::TtlExpired);
+        }
+        let hop = entry.next_hop;
+        let may_be_cut = forward && segment.is_v4 && frame[segment.ip_offset() + 6] & 0x40 == 0;
+        if segment.ip_len > hop.mtu && !may_be_cut {
+            tell(frame, &service, Problem::TooBig, hop.mtu);
+            return Verdict::Told(DropReason::TooBig);
         }
         entry.translation.apply(&mut frame[..], &segment).unwrap();
-        let hop = entry.next_hop;
-        if segment.ip_len > hop.mtu {
-            return Verdict::HandedToHost;
-        }
-        let header = vec![0; hop.header_len()];
-        frame.splice(..segment.ip_offset(), header);
-        hop.write_header(&mut frame[..], segment.ethertype())
-            .unwrap();
-        Verdict::Sent(if hop.ifindex == INGRESS {
-            Action::Tx
+        send(
+            frame,
+            segment.ip_offset(),
+            segment.ethertype(),
+            segment.ip_len,
+            &hop,
+        )
+    }
+
+    /// Nothing of what is left to the host's stack.
+    fn judge_icmp(&self, frame: &mut Vec<u8>) -> Option<Verdict> {
+        let link = link_header(&frame[..])?;
+        let is_v4 = match link.ethertype {
+            ETHERTYPE_IPV4 => true,
+            ETHERTYPE_IPV6 => false,
+            _ => return None,
+        };
+        let to_group = frame[0] & 1 != 0;
+        let packet = &mut frame[link.len..];
+        let kind = if is_v4 {
+            icmp::kind_v4(packet)
         } else {
-            Action::Redirect
-        })
+            icmp::kind_v6(packet)
+        }?;
+        let dst = icmp::destination(packet, is_v4).unwrap();
+        let ours = self.services.contains_key(&ServiceKey::any_port(dst));
+        match kind {
+            Kind::QuotesOptions => return ours.then_some(Verdict::Dropped(DropReason::IpOptions)),
+            Kind::QuotesFragment => return ours.then_some(Verdict::Dropped(DropReason::Fragment)),
+            Kind::EchoRequest if !ours || to_group => return None,
+            Kind::EchoRequest => {
+                icmp::answer(packet, is_v4).unwrap();
+                turn_round(&mut frame[..]).unwrap();
+                return Some(Verdict::Answered);
+            }
+            Kind::Error => {}
+        }
+        let key = icmp::key_of_answers(packet, is_v4).unwrap();
+        let Some(entry) = self.flows.get(&key) else {
+            return self
+                .is_service(&key)
+                .then_some(Verdict::Dropped(DropReason::NoFlow));
+        };
+        let error = IcmpError::read(packet, is_v4).unwrap();
+        let direction = entry.translation.direction();
+        let other = self.flows[&key.of_peer(&entry.translation)];
+        // Nothing of what is sent here answers a SYN.
+        let quoted = direction.reversed();
+        if !tcp::is_under_way(Phase(0), quoted, error.seq, other.track, entry.track) {
+            return Some(Verdict::Dropped(DropReason::IcmpOutOfWindow));
+        }
+        if error.ttl <= 1 {
+            return Some(Verdict::Dropped(DropReason::TtlExpired));
+        }
+        icmp::translate(packet, &error, &entry.translation).unwrap();
+        Some(send(
+            frame,
+            link.len,
+            link.ethertype,
+            error.ip_len,
+            &entry.next_hop,
+        ))
+    }
+
+    fn is_service(&self, key: &FlowKey) -> bool {
+        let service = self.services.get(&ServiceKey::new(key.dst, key.dst_port));
+        service.is_some_and(|service| service.index != Service::ADDRESS_ONLY)
     }
 
     fn judge_without_flow(&self, key: &FlowKey, flags: TcpFlags) -> Verdict {
-        let service = ServiceKey::new(key.dst, key.dst_port);
-        let known = self.services.get(&service);
-        if known.is_none_or(|service| service.index == Service::ADDRESS_ONLY) {
+        if !self.is_service(key) {
             return Verdict::Passed;
         }
         Verdict::Dropped(match flags {
@@ -94,6 +168,44 @@ impl Model {
             _ => DropReason::NoFlow,
         })
     }
+}
+
+/// Puts the way's link header on, if the packet fits the way.
+fn send(
+    frame: &mut Vec<u8>,
+    ip_offset: usize,
+    ethertype: u16,
+    ip_len: u16,
+    hop: &NextHop,
+) -> Verdict {
+    if ip_len > hop.mtu {
+        return Verdict::HandedToHost;
+    }
+    frame.splice(..ip_offset, vec![0; hop.header_len()]);
+    hop.write_header(&mut frame[..], ethertype).unwrap();
+    Verdict::Sent(if hop.ifindex == INGRESS {
+        Action::Tx
+    } else {
+        Action::Redirect
+    })
+}
+
+/// Makes the frame a notice to its sender.
+fn tell(frame: &mut Vec<u8>, service: &Addr, problem: Problem, mtu: u16) {
+    let link = link_header(&frame[..]).unwrap();
+    let is_v4 = link.ethertype == ETHERTYPE_IPV4;
+    let back = NextHop {
+        dst: Mac(frame[6..12].try_into().unwrap()),
+        src: Mac(frame[..6].try_into().unwrap()),
+        vlan: link.vlan,
+        ..NextHop::UNKNOWN
+    };
+    frame.truncate(link.len + notice::quote_len(is_v4));
+    let headers = vec![0; back.header_len() + notice::headers_len(is_v4)];
+    frame.splice(..link.len, headers);
+    back.write_header(&mut frame[..], link.ethertype).unwrap();
+    let packet = &mut frame[back.header_len()..];
+    notice::write(packet, is_v4, service, problem, mtu).unwrap();
 }
 
 /// Flows between some ports, each with a next hop of its own kind.
@@ -178,14 +290,76 @@ fn well_formed() -> impl Strategy<Value = Vec<u8>> {
 /// Replies of generated back-ends are built from the flow itself.
 fn reply(pair: &FlowPair, payload: &[u8]) -> Vec<u8> {
     let (src, dst) = (pair.reply_key.src, pair.reply_key.dst);
-    let mut from = BACKEND_ONE.at(pair.reply_key.src_port.number());
-    match src.ip() {
-        std::net::IpAddr::V4(v4) => from.v4 = v4,
-        std::net::IpAddr::V6(v6) => from.v6 = v6,
-    }
+    let from = host(src, pair.reply_key.src_port.number());
     let to = CLIENT_ONE.at(pair.reply_key.dst_port.number());
     let family = FAMILIES[usize::from(!dst.is_v4())];
     Packet::tcp(from, to).over(family).payload(payload).build()
+}
+
+/// ICMP messages with right checksums: pings, and errors about segments of flows or of none.
+fn messages(pairs: &[FlowPair]) -> impl Strategy<Value = Vec<u8>> + use<> {
+    let pairs: Vec<_> = pairs
+        .iter()
+        .map(|pair| (pair.forward_key, pair.reply_key))
+        .collect();
+    let about = (
+        sample::select(pairs),
+        0..3u8,
+        any::<bool>(),
+        prop_oneof![
+            6 => Just(CLIENT_ISN),
+            1 => any::<u32>(),
+        ],
+    );
+    let kinds = prop_oneof![6 => 1..13u8, 1 => Just(8), 1 => Just(128), 1 => any::<u8>()];
+    let shape = (
+        any::<[u8; 4]>(),
+        0..80usize,
+        prop_oneof![4 => 2..65u8, 1 => 0..2u8],
+        0..12u8,
+    );
+    let link = option::of((0..4095u16, 0..8u8));
+    (about, kinds, shape, link).prop_map(|(about, kind, shape, link)| {
+        let ((forward, reply), source, upwards, seq) = about;
+        let (rest, length, ttl, oddity) = shape;
+        // About what the client sent, as it left for the back-end; or about a reply of the service.
+        let quoted = if upwards {
+            reply.reversed()
+        } else {
+            forward.reversed()
+        };
+        let family = FAMILIES[usize::from(!quoted.src.is_v4())];
+        let [from, to] = [(quoted.src, quoted.src_port), (quoted.dst, quoted.dst_port)]
+            .map(|(addr, port)| host(addr, port.number()));
+        let mut segment = Packet::tcp(from, to)
+            .over(family)
+            .seq(seq)
+            .payload(&[7; 60]);
+        match oddity {
+            0 => segment = segment.fragment(u16::from(ttl), true),
+            1 => segment = segment.ip_options(&[1; 8]).extension(ttl),
+            2 => segment = segment.extension(60),
+            _ => {}
+        }
+        let header = icmp_harness::ip_header(family);
+        let body = quote(&segment.build(), header + length);
+        let src = [STRANGER, to, CLIENT_ONE][usize::from(source)];
+        let dst = if oddity == 3 { VIP_ONE } else { from };
+        let packet = message(family, src, dst, (kind, 0), rest, &body).ttl(ttl);
+        match link {
+            Some((id, priority)) => packet.tag(id, priority).build(),
+            None => packet.build(),
+        }
+    })
+}
+
+fn host(addr: Addr, port: u16) -> Host {
+    let mut host = BACKEND_ONE.at(port);
+    match addr.ip() {
+        std::net::IpAddr::V4(v4) => host.v4 = v4,
+        std::net::IpAddr::V6(v6) => host.v6 = v6,
+    }
+    host
 }
 
 /// Some bytes changed, cut or added.
@@ -296,6 +470,8 @@ fn kernel_and_host_agree_on_every_frame() {
         1 => spliced(well_formed(), sample::select(replies.clone())),
         1 => sample::select(kept.clone()),
         1 => flipped(sample::select(kept)),
+        3 => messages(&pairs),
+        1 => damaged(messages(&pairs)),
         4 => well_formed(),
         2 => sample::select(replies.clone()),
         3 => damaged(well_formed()),
@@ -310,8 +486,14 @@ fn kernel_and_host_agree_on_every_frame() {
         let outcome = program.run(&frame);
         assert_eq!(outcome.verdict(), verdict, "frame {n}: {frame:02x?}");
         assert_eq!(outcome.frame, expected, "frame {n}: {frame:02x?}");
-        if verify(&frame).is_ok() {
-            verify(&outcome.frame).unwrap_or_else(|error| panic!("frame {n}: {error}"));
+        let is_right = |frame: &[u8]| {
+            verify(frame).map(drop).or_else(|tcp| {
+                let icmp = icmp_harness::verify(frame).map(drop);
+                icmp.map_err(|icmp| format!("{tcp}; {icmp}"))
+            })
+        };
+        if is_right(&frame).is_ok() {
+            is_right(&outcome.frame).unwrap_or_else(|error| panic!("frame {n}: {error}"));
         }
         *verdicts.entry(format!("{verdict:?}")).or_default() += 1;
         program.events();
@@ -326,7 +508,7 @@ fn kernel_and_host_agree_on_every_frame() {
     }
 }
 
-const EVERY_VERDICT: [&str; 10] = [
+const EVERY_VERDICT: [&str; 14] = [
     "Passed",
     "HandedToHost",
     "Sent(Tx)",
@@ -336,6 +518,10 @@ const EVERY_VERDICT: [&str; 10] = [
     "Dropped(IpOptions)",
     "Dropped(Malformed)",
     "Dropped(TtlExpired)",
+    "Dropped(IcmpOutOfWindow)",
+    "Told(TtlExpired)",
+    "Told(TooBig)",
+    "Answered",
     "Dropped(Unattended)",
 ];
 

@@ -19,6 +19,7 @@ use dispatcher_tests::topology::{Family, Lab, Topology};
 use dispatcher_tests::{PATIENCE, client, eventually, package};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 const UNIT: &str = "dispatcher.service";
 const CONFIG: &str = "/etc/dispatcher/dispatcher.toml";
@@ -38,9 +39,10 @@ fn lab() -> Lab {
     topology.up().unwrap()
 }
 
-fn configured(root: &Root, lab: &Lab) {
+fn configured(root: &Root, lab: &Lab, queue_capacity: u32) {
     let mut config = Config::new(lab, Family::V4, 4);
     config.on_exit = "keep";
+    config.web().queue_capacity = queue_capacity;
     let toml = config.to_toml(Path::new(SOCKET), Path::new(PINS));
     fs::write(root.path().join(&CONFIG[1..]), toml).unwrap();
 }
@@ -125,7 +127,7 @@ fn by_hand(root: &Root, lab: &Lab) {
             "{example}: {output:?}"
         );
     }
-    configured(root, lab);
+    configured(root, lab, 1024);
     root.run(&["dispatcher", "status"]).unwrap_err();
     let mut command = root.command(Some(lab.dispatcher()));
     command.args(["dispatcher", "run", "--config", CONFIG]);
@@ -167,7 +169,7 @@ fn as_a_service(root: &Root, machine: &Machine, lab: &Lab) {
     machine.run(&["systemctl", "start", UNIT]).unwrap();
     assert_eq!(state(), "inactive", "started without a configuration");
 
-    configured(root, lab);
+    configured(root, lab, 1024);
     machine.run(&["systemctl", "start", UNIT]).unwrap();
     assert_eq!(state(), "active");
     let service = lab.service(Family::V4, SERVICE_PORT);
@@ -181,6 +183,23 @@ fn as_a_service(root: &Root, machine: &Machine, lab: &Lab) {
         .run(&["journalctl", "--no-pager", "--unit", UNIT])
         .unwrap();
     assert!(log.contains("took over from an earlier daemon"), "{log}");
+
+    // A reload takes what is right, and fails on what is wrong.
+    let queue = || {
+        let status = machine.run(&["dispatcher", "status", "--json"]).unwrap();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        status["services"][0]["queue"]["capacity"].clone()
+    };
+    let daemon = machine.main_process(UNIT).unwrap();
+    configured(root, lab, 77);
+    machine.run(&["systemctl", "reload", UNIT]).unwrap();
+    assert_eq!(queue(), 77);
+    configured(root, lab, 0);
+    machine.run(&["systemctl", "reload", UNIT]).unwrap_err();
+    assert_eq!((state().as_str(), queue()), ("active", 77.into()));
+    assert_eq!(machine.main_process(UNIT).unwrap(), daemon);
+    assert_eq!(client::exchange(&mut held, b"reload").unwrap(), b"reload");
+    configured(root, lab, 1024);
 
     // A daemon whose admission thread is stuck is killed and started anew.
     let stuck = machine.main_process(UNIT).unwrap();

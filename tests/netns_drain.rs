@@ -12,6 +12,7 @@ use dispatcher_tests::config::{Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
+use dispatcher_tests::terminal::Terminal;
 use dispatcher_tests::topology::{Family, Lab, Topology};
 use dispatcher_tests::{PATIENCE, client, eventually};
 
@@ -233,4 +234,37 @@ fn a_back_end_that_is_none_is_refused_with_those_that_are() {
             "{told}"
         );
     }
+}
+
+#[test]
+fn the_keys_of_top_change_what_the_daemon_does_after_a_yes() {
+    let lab = one_backend();
+    let _servers = on_all(&lab, || server::echo);
+    let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
+    let mut held = connect(&lab, Family::V4);
+    let socket = daemon.files().socket.to_string_lossy();
+    let mut terminal = Terminal::start(lab.dispatcher(), &["top", "--socket", &socket]).unwrap();
+    eventually(PATIENCE, "the back-end is shown", || {
+        terminal.shows("web-1")
+    });
+    for (key, state) in [
+        ('d', "draining"),
+        ('u', "up"),
+        ('x', "disabled"),
+        ('u', "up"),
+    ] {
+        let before = daemon.status().state(0);
+        terminal.type_in(&format!("{key}n")).unwrap();
+        assert_eq!(daemon.status().state(0), before);
+        terminal.type_in(&format!("{key}y")).unwrap();
+        eventually(PATIENCE, state, || daemon.status().state(0) == state);
+        if state == "draining" {
+            assert_talks(&mut held);
+        }
+    }
+    // A disabled back-end's connections were reset.
+    assert!(client::exchange(&mut held, b"hello").is_err());
+    assert_talks(&mut connect(&lab, Family::V4));
+    terminal.type_in("q").unwrap();
+    assert!(terminal.wait().unwrap().success());
 }

@@ -97,27 +97,6 @@ fn a_daemon_with_a_thousand_backends_starts_and_tells_of_all() {
 }
 
 #[test]
-fn flows_of_a_backend_that_is_configured_no_more_are_removed_and_others_go_on() {
-    let lab = lab();
-    let _servers = on_all(&lab, || server::echo);
-    let mut config = keeping(&lab);
-    let mut daemon = Daemon::start(&lab, &config).unwrap();
-    let mut held = [connect(&lab), connect(&lab)];
-    daemon.stop().unwrap();
-
-    config.web().backends.remove(0);
-    daemon.files().rewrite(&config).unwrap();
-    daemon.restart().unwrap();
-    let status = daemon.status();
-    assert_eq!((status.active(), status.flows()), (1, 1), "{status:?}");
-    assert_talks(&mut held[1]);
-    assert!(packets_in(&daemon, 0) > 0);
-    let mut new = connect(&lab);
-    assert_talks(&mut new);
-    assert_eq!(daemon.status().backend(0, "active"), 2);
-}
-
-#[test]
 fn stopped_under_load_and_started_again_it_counts_what_the_backends_have() {
     let lab = lab();
     let servers = on_all(&lab, || server::echo);
@@ -199,11 +178,22 @@ fn unloading_under_a_running_daemon_detaches_also_one_that_had_adopted() {
     daemon.stop().unwrap();
     assert!(has_program(lab.dispatcher()).unwrap());
     daemon.restart().unwrap();
-    daemon.unload().unwrap();
+    let refused = daemon.run_unload(&[]).unwrap();
+    assert_refused(&refused, &["a dispatcher runs", "--force"]);
+    assert!(has_program(lab.dispatcher()).unwrap());
+
+    assert!(daemon.run_unload(&["--force"]).unwrap().status.success());
     ensure_detached(lab.dispatcher()).unwrap();
     assert!(!daemon.files().pin_path.exists());
     daemon.unload().unwrap();
     assert!(daemon.is_alive());
+    eventually(PATIENCE, "the daemon says so", || {
+        let status = daemon.status().0;
+        let failed = |one: &serde_json::Value| one["state"] == "failed";
+        let interfaces = status["interfaces"].as_array().unwrap();
+        interfaces.iter().all(failed)
+    });
+    assert!(daemon.log().contains("somebody unloaded the program"));
     assert!(daemon.stop().unwrap().success());
     daemon.restart().unwrap();
     assert!(has_program(lab.dispatcher()).unwrap());

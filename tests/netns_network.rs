@@ -219,7 +219,7 @@ fn hop(view: &NetworkView, target: &str) -> Option<NextHop> {
 
 fn why(view: &NetworkView, target: &str) -> String {
     match view.way(ip(target)) {
-        Some(Way::HostStack { why }) => format!("host: {why}"),
+        Some(Way::HostStack { why, .. }) => format!("host: {why}"),
         Some(Way::Unresolved { why }) => format!("unresolved: {why}"),
         _ => String::new(),
     }
@@ -557,6 +557,23 @@ fn the_kernel_keeps_a_targets_neighbour_reachable_without_traffic() {
             lab.kernel_says("10.0.1.2", "REACHABLE").await;
         }
         assert_eq!(watched.settled().await, before);
+    });
+}
+
+/// Replies to clients go by them, and a gateway need not ask for the dispatcher's address before.
+#[test]
+fn gateways_of_routes_are_resolved_though_nothing_is_sent_by_them() {
+    let lab = Lab::new();
+    lab.ip("lb", "route add 203.0.113.0/24 via 192.0.2.2");
+    lab.inside(|| async {
+        let mut watched = Watched::start(&["10.0.1.2"]).await;
+        watched.until_via("10.0.1.2", BACKEND).await;
+        lab.kernel_says("192.0.2.2", &format!("{CLIENT:?}")).await;
+
+        let before = watched.settled().await;
+        lab.ip("lb", "route add 2001:db8:f::/64 via fd00:1::2");
+        lab.kernel_says("fd00:1::2", &format!("{BACKEND:?}")).await;
+        assert!(watched.settled().await > before);
     });
 }
 

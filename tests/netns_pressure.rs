@@ -223,6 +223,7 @@ impl<'lab> Connections<'lab> {
         let mut config = Config::new(lab, Family::V4, 60_000);
         config.flow_capacity = 65_536;
         config.web().handshake_timeout = "1m";
+        config.web().flood = "mode = \"off\"";
         config.web().backends[0].address = backend;
         change(&mut config);
         let daemon = Daemon::start(lab, &config).unwrap();

@@ -1,7 +1,6 @@
 //! The daemon as a service manager runs it: with the capabilities of the unit and no others, and
 //! under a watchdog that knows a stuck daemon from a quiet one.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{self, Daemon, Files, Manner};
+use dispatcher_tests::privilege::{self, RUNNING};
 use dispatcher_tests::scenario::assert_settles;
 use dispatcher_tests::scratch::Scratch;
 use dispatcher_tests::server::{self, Server};
@@ -117,30 +117,22 @@ impl Notifications {
 }
 
 #[test]
-fn with_the_capabilities_of_the_unit_and_no_others_it_serves_restarts_and_adopts() {
+fn with_the_capabilities_of_the_unit_it_starts_and_with_fewer_it_serves_restarts_and_adopts() {
     let lab = lab();
     let server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
     let mut config = Config::new(&lab, Family::V4, 2);
     config.on_exit = "keep";
     let files = Files::new(&config).unwrap();
     let mut daemon = Daemon::start_in(&lab, files, limited()).unwrap();
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = |name: &str| {
-        let found = status.lines().find_map(|line| line.strip_prefix(name));
-        found
-            .unwrap_or_else(|| panic!("no {name} in {status}"))
-            .trim()
-            .to_owned()
-    };
-    // NET_ADMIN, NET_RAW, IPC_LOCK, PERFMON, BPF.
-    let bits = [12, 13, 14, 38, 39];
-    let expected = format!(
-        "{:016x}",
-        bits.iter().fold(0_u64, |all, bit| all | 1 << bit)
-    );
-    assert_eq!(line("CapEff:"), expected);
-    assert_eq!(line("CapBnd:"), expected);
-    assert_eq!(line("NoNewPrivs:"), "1");
+    // NET_ADMIN, NET_RAW, IPC_LOCK, PERFMON, BPF: without SETPCAP the unit's bounding set stays.
+    let unit = [12, 13, 14, 38, 39]
+        .iter()
+        .fold(0_u64, |all, bit| all | 1 << bit);
+    for (name, has) in privilege::of_threads(daemon.pid()).unwrap() {
+        assert_eq!((has.effective, has.permitted), (RUNNING, RUNNING), "{name}");
+        assert_eq!(has.bounding, unit, "{name}");
+        assert!(has.no_new_privileges, "{name}");
+    }
 
     let service = lab.service(Family::V4, SERVICE_PORT);
     let mut held = lab.client(0).enter(|| client::connect(service)).unwrap();

@@ -38,6 +38,7 @@ fn write_frame(number: u64, frame: &mut [u8]) {
 
 /// The number of a frame, after a look at every byte of it.
 fn read_frame(frame: &[u8]) -> u64 {
+    assert_eq!(frame[12..14], ETHERTYPE.to_be_bytes(), "{frame:02x?}");
     let number = u64::from_be_bytes(frame[14..22].try_into().expect("8 bytes"));
     let mut expected = vec![0; len_of(number)];
     write_frame(number, &mut expected);
@@ -311,7 +312,7 @@ fn a_full_transmit_ring_says_so_and_recovers() {
 
         // When it is up again, everything leaves.
         ip(&format!("-n {} link set {LB} up", net.lb));
-        assert_eq!(lb.flush().expect("the interface is there"), 0);
+        // Not at once on every kernel: 6.1 wakes the interface's queues a moment later.
         drain(&mut lb);
         assert_all_home(&mut lb);
     }

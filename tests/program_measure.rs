@@ -537,7 +537,7 @@ fn the_daemons_clock_is_the_programs() {
 fn a_back_end_that_goes_takes_its_times_along() {
     mount_bpf_fs().unwrap();
     let pin_path = Path::new(BPF_FS).join(unique("times"));
-    let mut datapath = Datapath::open(&DatapathConfig {
+    let (mut datapath, _) = Datapath::open(&DatapathConfig {
         pin_path: pin_path.clone(),
         flow_capacity: 64,
     })

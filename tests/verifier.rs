@@ -5,9 +5,10 @@ use dispatcher_tests::program::{Sizes, load, xdp};
 
 /// Instructions that the verifier walked, over all paths. The kernel gives up at a million, but
 /// older kernels prune less, so the budget leaves them room.
-const VERIFIED_INSTRUCTIONS_MAX: u32 = 20_000;
-/// Bytes of the program after translation, eight each instruction.
-const TRANSLATED_BYTES_MAX: u32 = 16_000;
+const VERIFIED_INSTRUCTIONS_MAX: u32 = 45_000;
+/// Bytes of the program after translation, eight each instruction. Half of them are functions that
+/// common packets do not call: ICMP of each family, notices, the question to the routing table.
+const TRANSLATED_BYTES_MAX: u32 = 34_000;
 
 #[test]
 fn the_verifier_accepts_the_program_within_its_budget() {

@@ -54,6 +54,14 @@ impl Addr {
         words[0] | words[1] == 0 && words[2] == MAPPED_PREFIX_END
     }
 
+    /// Whether this is an IPv6 multicast address (RFC 4291 2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v6_multicast(&self) -> bool {
+        const FIRST_BYTE: u32 = u32::from_ne_bytes([0xff, 0, 0, 0]);
+        self.words()[0] & FIRST_BYTE == FIRST_BYTE
+    }
+
     // By words and not by bytes, because the BPF code generator takes byte-wise assembly literally,
     // and the verifier then refuses the unaligned halves of it that it merges.
     #[inline(always)]
@@ -63,10 +71,20 @@ impl Addr {
         Self { bytes }
     }
 
+    /// All sixteen bytes as four words, each as it stands in memory.
     #[inline(always)]
-    const fn words(&self) -> [u32; 4] {
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
         // SAFETY: as in `from_words`.
         unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.bytes) }
+    }
+
+    /// All sixteen bytes as two words, as they stand in memory: for hashing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(&self) -> [u64; 2] {
+        // SAFETY: as in `from_words`.
+        unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(self.bytes) }
     }
 
     /// The address in the standard library's form, IPv4 unmapped.
@@ -154,6 +172,13 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// All zero: no neighbour known.
     pub const UNKNOWN: Self = Self([0; 6]);
+
+    /// Whether it is that of a group: multicast or broadcast (IEEE 802.3 3.2.3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_group(&self) -> bool {
+        self.0[0] & 1 != 0
+    }
 }
 
 impl core::fmt::Debug for Mac {

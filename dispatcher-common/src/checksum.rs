@@ -47,6 +47,27 @@ pub fn sum(bytes: &[u8]) -> u16 {
     total
 }
 
+/// The delta of replacing one word, both as they stand in memory.
+#[inline(always)]
+#[must_use]
+pub const fn word_delta(old: [u8; 2], new: [u8; 2]) -> Delta {
+    combine(!u16::from_ne_bytes(old), u16::from_ne_bytes(new))
+}
+
+/// As [`sum`], of an even number of bytes that is known beforehand.
+#[inline(always)]
+#[must_use]
+pub const fn sum_of<const N: usize>(bytes: &[u8; N]) -> u16 {
+    const { assert!(N.is_multiple_of(2) && N <= 1 << 16) };
+    let mut total = 0;
+    let mut at = 0;
+    while at < N {
+        total += u16::from_ne_bytes([bytes[at], bytes[at + 1]]) as u32;
+        at += 2;
+    }
+    fold(total)
+}
+
 /// The checksum field after a change by `delta`.
 #[inline(always)]
 #[must_use]
@@ -77,6 +98,14 @@ mod tests {
         // HC = dd2f, m = 5555, m' = 3285: HC' is 0000, and never ffff.
         let delta = delta(&[0x55, 0x55], &[0x32, 0x85]);
         assert_eq!(update([0xdd, 0x2f], delta), [0x00, 0x00]);
+    }
+
+    #[test]
+    fn both_ways_to_sum_agree() {
+        let bytes = [0xff, 0xff, 0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(sum_of(&bytes), sum(&bytes));
+        let (old, new) = ([0x12, 0x34], [0xfe, 0xdc]);
+        assert_eq!(word_delta(old, new), delta(&old, &new));
     }
 
     #[test]

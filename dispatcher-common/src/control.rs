@@ -14,11 +14,14 @@ pub struct Control {
     /// What a connection request gets while no socket takes it: [`UNATTENDED_DROP`] or
     /// [`UNATTENDED_PASS`].
     pub unattended: u32,
+    /// Random, and known to nobody else: what requests are remembered by
+    /// ([`Mark::of`](crate::proof::Mark::of)).
+    pub secret: [u32; 4],
 }
 
 /// Version of every type and map shared across the kernel boundary. Raised with any change of
 /// them, so that a daemon refuses pins that it would misread.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Milliseconds in a tick.
 pub const TICK_MS: u64 = 100;

@@ -11,6 +11,10 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of ICMP.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// IPv6 next header number of ICMPv6.
+pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// Ethernet II (IEEE 802.3 clause 3).
 #[repr(C)]
@@ -141,6 +145,32 @@ impl TcpFlags {
     }
 }
 
+/// The first eight bytes of TCP: the least that an ICMP error quotes of it (RFC 792).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpStart {
+    /// Source port, big-endian.
+    pub src_port: [u8; 2],
+    /// Destination port, big-endian.
+    pub dst_port: [u8; 2],
+    /// Sequence number, big-endian.
+    pub seq: [u8; 4],
+}
+
+/// ICMP (RFC 792) and ICMPv6 (RFC 4443 2.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpHdr {
+    /// What it says.
+    pub kind: u8,
+    /// What of it.
+    pub code: u8,
+    /// Checksum of this header and all that follows; of ICMPv6 with the pseudo-header.
+    pub checksum: [u8; 2],
+    /// An echo's identifier and number, an MTU, or nothing.
+    pub rest: [u8; 4],
+}
+
 macro_rules! headers {
     ($($ty:ty = $size:literal),* $(,)?) => {$(
         // SAFETY: `repr(C)` or `repr(transparent)` over byte arrays and bytes only, so alignment 1,
@@ -154,5 +184,7 @@ headers!(
     VlanHdr = 4,
     Ipv4Hdr = 20,
     Ipv6Hdr = 40,
-    TcpHdr = 20
+    TcpHdr = 20,
+    TcpStart = 8,
+    IcmpHdr = 8
 );

@@ -85,6 +85,14 @@ impl NextHop {
     }
 }
 
+/// Makes a frame one for whoever delivered it. Nothing if it is too short.
+#[inline(always)]
+pub fn turn_round<P: PacketBytes + ?Sized>(packet: &mut P) -> Option<()> {
+    let eth = packet.header_mut::<EthHdr>(0)?;
+    (eth.dst, eth.src) = (eth.src, eth.dst);
+    Some(())
+}
+
 /// A value of the `LINKS` map: what the program must know of an interface that the routing table
 /// or a received packet names.
 #[repr(C)]

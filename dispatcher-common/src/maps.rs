@@ -131,9 +131,32 @@ pub const TIMES: MapSpec = MapSpec {
     flags: NO_PREALLOC,
 };
 
+/// Connection requests that were seen lately.
+pub const PROOFS: MapSpec = MapSpec {
+    name: "PROOFS",
+    kind: ARRAY,
+    key_size: 4,
+    value_size: size_of::<crate::proof::Bucket>(),
+    max_entries: crate::proof::BUCKETS,
+    flags: 0,
+};
+
+/// Service → connection requests to it that were dropped as [`Unproven`], a value for each
+/// processor.
+///
+/// [`Unproven`]: crate::verdict::DropReason::Unproven
+pub const UNPROVEN: MapSpec = MapSpec {
+    name: "UNPROVEN",
+    kind: PERCPU_ARRAY,
+    key_size: 4,
+    value_size: 8,
+    max_entries: SERVICES_MAX,
+    flags: 0,
+};
+
 /// All of them.
-pub const ALL: [MapSpec; 9] = [
-    FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS, TIMES,
+pub const ALL: [MapSpec; 11] = [
+    FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS, TIMES, PROOFS, UNPROVEN,
 ];
 
 /// Name of the XDP program.

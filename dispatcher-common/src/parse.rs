@@ -110,16 +110,45 @@ impl Unparsable {
 }
 
 /// More fragments (bit 13) or an offset (bits 0 to 12).
-const FRAGMENT_MASK: u16 = 0x3fff;
+pub(crate) const FRAGMENT_MASK: u16 = 0x3fff;
 
 /// Extension headers that may stand between IPv6 and TCP (RFC 8200 4): hop-by-hop, routing,
 /// authentication, destination options, mobility, HIP, shim6.
-const fn is_ipv6_extension(next_header: u8) -> bool {
+pub(crate) const fn is_ipv6_extension(next_header: u8) -> bool {
     matches!(next_header, 0 | 43 | 51 | 60 | 135 | 139 | 140)
 }
 
 /// The IPv6 fragment header (RFC 8200 4.5).
-const IPV6_FRAGMENT: u8 = 44;
+pub(crate) const IPV6_FRAGMENT: u8 = 44;
+
+/// What a link header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkHeader {
+    /// EtherType of what is in the frame, under any tag.
+    pub ethertype: u16,
+    /// Its bytes: 14, or 18 with a tag.
+    pub len: usize,
+    /// The tag's VLAN id, 0 for none.
+    pub vlan: VlanId,
+}
+
+/// Reads Ethernet and one tag. Nothing if the frame is shorter than that.
+#[inline(always)]
+pub fn link_header<P: PacketBytes + ?Sized>(packet: &P) -> Option<LinkHeader> {
+    let eth = packet.header::<EthHdr>(0)?;
+    let mut link = LinkHeader {
+        ethertype: u16::from_be_bytes(eth.ethertype),
+        len: size_of::<EthHdr>(),
+        vlan: 0,
+    };
+    if link.ethertype == ETHERTYPE_VLAN {
+        let tag = packet.header::<VlanHdr>(link.len)?;
+        link.vlan = u16::from_be_bytes(tag.tci) & VLAN_ID_MASK;
+        link.ethertype = u16::from_be_bytes(tag.ethertype);
+        link.len += size_of::<VlanHdr>();
+    }
+    Some(link)
+}
 
 /// Reads the headers of one frame.
 ///
@@ -128,19 +157,10 @@ const IPV6_FRAGMENT: u8 = 44;
 /// What is not a whole, unfragmented TCP segment without IP options, and why.
 #[inline(always)]
 pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<Segment, ParseError> {
-    let eth = packet.header::<EthHdr>(0).ok_or(NOT_TCP)?;
-    let mut ethertype = u16::from_be_bytes(eth.ethertype);
-    let mut link_len = size_of::<EthHdr>();
-    let mut vlan = 0;
-    if ethertype == ETHERTYPE_VLAN {
-        let tag = packet.header::<VlanHdr>(link_len).ok_or(NOT_TCP)?;
-        vlan = u16::from_be_bytes(tag.tci) & VLAN_ID_MASK;
-        ethertype = u16::from_be_bytes(tag.ethertype);
-        link_len += size_of::<VlanHdr>();
-    }
-    match ethertype {
-        ETHERTYPE_IPV4 => parse_ipv4(packet, link_len, vlan),
-        ETHERTYPE_IPV6 => parse_ipv6(packet, link_len, vlan),
+    let link = link_header(packet).ok_or(NOT_TCP)?;
+    match link.ethertype {
+        ETHERTYPE_IPV4 => parse_ipv4(packet, link.len, link.vlan),
+        ETHERTYPE_IPV6 => parse_ipv6(packet, link.len, link.vlan),
         _ => Err(NOT_TCP),
     }
 }

@@ -7,6 +7,7 @@ use crate::event::FlowEvent;
 use crate::flow::{FlowEntry, FlowKey};
 use crate::link::Link;
 use crate::measure::Histogram;
+use crate::proof::Bucket;
 use crate::service::{BackendCounters, Service, ServiceKey};
 
 macro_rules! pod {
@@ -25,7 +26,8 @@ pod!(
     Histogram,
     Link,
     Control,
-    FlowEvent
+    FlowEvent,
+    Bucket
 );
 
-const _: () = assert!(size_of::<BackendCounters>() == 48 && size_of::<Control>() == 16);
+const _: () = assert!(size_of::<BackendCounters>() == 48 && size_of::<Control>() == 32);

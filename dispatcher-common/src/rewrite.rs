@@ -28,7 +28,7 @@ pub struct Translation {
 }
 
 /// TTL is the high byte of its word: one less is 0x0100 less, in wire order.
-const TTL_DELTA: Delta = !u16::from_ne_bytes([0x01, 0x00]);
+pub(crate) const TTL_DELTA: Delta = !u16::from_ne_bytes([0x01, 0x00]);
 
 impl Translation {
     /// For packets with key `forward`, whose destination becomes the back-end.
@@ -68,6 +68,13 @@ impl Translation {
     #[must_use]
     pub const fn direction(&self) -> Direction {
         Direction::from_u8(self.direction)
+    }
+
+    /// Change of the sum over the address alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address_delta(&self) -> Delta {
+        checksum::combine(self.ip_delta, !TTL_DELTA)
     }
 
     /// Rewrites a packet that was parsed to `segment`. Nothing is returned, and nothing was

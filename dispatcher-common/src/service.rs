@@ -42,6 +42,8 @@ impl ServiceKey {
 pub struct Service {
     /// Index of the service in user space; [`Service::ADDRESS_ONLY`] in a marker.
     pub index: u32,
+    /// Not 0 while a flood is on: requests that have not proved alive are dropped.
+    pub guarded: u32,
 }
 
 impl Service {
@@ -94,4 +96,4 @@ impl AddAssign for BackendCounters {
     }
 }
 
-const _: () = assert!(size_of::<ServiceKey>() == 24 && size_of::<Service>() == 4);
+const _: () = assert!(size_of::<ServiceKey>() == 24 && size_of::<Service>() == 8);

@@ -25,6 +25,9 @@ impl Phase {
     pub const BACKEND_FIN_ACKED: Self = Self(0x20);
     /// One side has reset the connection.
     pub const RESET: Self = Self(0x40);
+    /// The back-end has refused the SYN, and the client was not told: user space has the request
+    /// put back, for another back-end. Nothing else counts on such a flow but its client's RST.
+    pub const REFUSED: Self = Self(0x80);
 
     const STEADY: Self = Self(Self::ANSWERED.0 | Self::ESTABLISHED.0);
     const CLOSED: Self = Self(
@@ -81,14 +84,22 @@ impl Phase {
         self.has(Self::RESET) || self.has(Self::CLOSED)
     }
 
+    /// The back-end has refused the SYN, and user space has not acted yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refused(self) -> bool {
+        self.has(Self::REFUSED) && !self.is_ended()
+    }
+
     /// Whether user space acts on something that came since `before`: the handshake finished, the
-    /// first side closed, or the connection ended.
+    /// first side closed, the connection ended, or the back-end refused.
     #[inline(always)]
     #[must_use]
     pub const fn is_news_after(self, before: Self) -> bool {
         (self.is_established() && !before.is_established())
             || (self.is_closing() && !before.is_closing())
             || (self.is_ended() && !before.is_ended())
+            || (self.is_refused() && !before.is_refused())
     }
 
     const fn fin_of(direction: Direction) -> Self {
@@ -236,7 +247,7 @@ pub fn advance(
     let mut bits = Phase::default();
     let mut track = own;
     if matches!(direction, Direction::Forward) && !phase.is_established() {
-        if !takes_answer(segment, peer) {
+        if (phase.is_refused() && !phase.has(Phase::ANSWERED)) || !takes_answer(segment, peer) {
             return None;
         }
         // Until now nothing was acknowledged, so there is no older value to compare with.
@@ -338,6 +349,26 @@ fn belongs(phase: Phase, segment: &SegmentView, own: Track, peer: Track) -> bool
             && within(segment.ack, own.ack, peer.seq_end))
 }
 
+/// Whether a segment of the back-end refuses the SYN, or comes after it has: it is not for the
+/// client then, and the phase is [`Phase::REFUSED`]. Where nobody would put the request back it is
+/// left to [`advance`], to which it is an RST like others.
+#[inline(always)]
+#[must_use]
+pub const fn refuses(phase: Phase, segment: &SegmentView, client: &Track) -> bool {
+    if phase.has(Phase::ANSWERED) || phase.is_ended() {
+        return false;
+    }
+    phase.has(Phase::REFUSED) || answers_by_reset(segment, client)
+}
+
+/// Whether this is the RST that answers the client's SYN (RFC 9293 3.10.7.3).
+#[inline(always)]
+const fn answers_by_reset(segment: &SegmentView, client: &Track) -> bool {
+    segment.flags.any(TcpFlags::RST)
+        && segment.flags.any(TcpFlags::ACK)
+        && segment.ack == client.seq_end
+}
+
 /// A receiver obeys an RST that stands exactly where it expects the next byte (RFC 5961 3.2): from
 /// here that place is known to lie between what it acknowledged and what was sent to it. An RST
 /// that answers a SYN is judged by its acknowledgement (RFC 9293 3.10.7.3).
@@ -349,13 +380,25 @@ fn reset_is_acceptable(
     own: Track,
     peer: Track,
 ) -> bool {
+    match direction {
+        Direction::Reply if !phase.has(Phase::ANSWERED) => answers_by_reset(segment, &peer),
+        _ => is_under_way(phase, direction, segment.seq, own, peer),
+    }
+}
+
+/// Whether a segment of `direction` that begins at `seq` was sent and may not have arrived: it lies
+/// between what its receiver acknowledged and what was sent. Of another segment no ICMP error is
+/// believed (RFC 5927 4.1).
+#[inline(always)]
+#[must_use]
+pub fn is_under_way(phase: Phase, direction: Direction, seq: u32, own: Track, peer: Track) -> bool {
     if phase.has(Phase::ANSWERED) {
         let acknowledged = acknowledged(phase, direction, own, peer);
-        return within(segment.seq, acknowledged, own.seq_end);
+        return within(seq, acknowledged, own.seq_end);
     }
     match direction {
-        Direction::Reply => segment.flags.any(TcpFlags::ACK) && segment.ack == peer.seq_end,
-        Direction::Forward => within(segment.seq, own.seq_end.wrapping_sub(1), own.seq_end),
+        Direction::Reply => false,
+        Direction::Forward => within(seq, own.seq_end.wrapping_sub(1), own.seq_end),
     }
 }
 

@@ -37,7 +37,7 @@ counters! {
         IpOptions = 2, "ip_options";
         /// Addressed to a service, with lengths or flags that contradict each other.
         Malformed = 3, "malformed";
-        /// TTL or hop limit would reach zero.
+        /// TTL or hop limit would reach zero; the sender of a segment was told so by an ICMP error.
         TtlExpired = 4, "ttl_expired";
         /// A connection request that no AF_XDP socket took: no daemon runs.
         Unattended = 5, "unattended";
@@ -56,6 +56,16 @@ counters! {
         BadChecksum = 11, "bad_checksum";
         /// A connection request that found its AF_XDP socket full: user space was too slow.
         ReceiveFull = 12, "receive_full";
+        /// A back-end refused a connection request, or answered after it had: the request goes to
+        /// another back-end, and the client hears nothing of it.
+        RefusedByBackend = 13, "refused_by_backend";
+        /// A connection request that had not proved alive, while a flood is on.
+        Unproven = 14, "unproven";
+        /// An ICMP error about a segment that its flow has not sent, or that has arrived: forged or
+        /// late.
+        IcmpOutOfWindow = 15, "icmp_out_of_window";
+        /// Longer than the way out takes; its sender was told so by an ICMP error.
+        TooBig = 16, "too_big";
     }
 }
 
@@ -70,6 +80,10 @@ counters! {
         Punted = 2, "punted";
         /// An event that the full ring did not take; user space finds out by reconciling.
         EventLost = 3, "event_lost";
+        /// An ICMP error about a flow: translated and sent on.
+        IcmpTranslated = 4, "icmp_translated";
+        /// A ping of a service's address, answered.
+        PingAnswered = 5, "ping_answered";
     }
 }
 

@@ -3,7 +3,7 @@
 use dispatcher_common::flow::Direction::{self, Forward, Reply};
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::tcp::{
-    HANDSHAKE_SLACK_MAX, NEAR, Phase, SegmentView, Track, WINDOW_MAX, advance,
+    HANDSHAKE_SLACK_MAX, NEAR, Phase, SegmentView, Track, WINDOW_MAX, advance, refuses,
 };
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -156,6 +156,8 @@ fn a_reset_counts_where_its_receiver_may_expect_it() {
             (steady, Reply, RST, 4999, 0, NOTHING),
             (steady, Reply, RST, 5201, 0, NOTHING),
             (NOTHING, Reply, RST.with(ACK), 0, 1100, reset),
+            (Phase::REFUSED, Forward, ACK, 1100, 5200, NOTHING),
+            (Phase::REFUSED, Forward, RST, 1100, 0, reset),
             (NOTHING, Reply, RST.with(ACK), 0, 1099, NOTHING),
             (NOTHING, Reply, RST, 0, 1100, NOTHING),
             (NOTHING, Forward, RST, 1100, 0, reset),
@@ -173,6 +175,34 @@ fn a_reset_counts_where_its_receiver_may_expect_it() {
         ],
         [0, 0],
     );
+}
+
+#[test]
+fn a_syn_is_refused_by_the_reset_that_answers_it_and_by_what_comes_after() {
+    let client = Track::of_syn(1099);
+    let (refused, ended) = (Phase::REFUSED, Phase::REFUSED.with(Phase::RESET));
+    for (phase, flags, ack, told) in [
+        (NOTHING, RST.with(ACK), 1100, true),
+        (NOTHING, RST.with(ACK), 1099, false),
+        (NOTHING, RST, 1100, false),
+        (NOTHING, SYN_ACK, 1100, false),
+        (Phase::ANSWERED, RST.with(ACK), 1100, false),
+        (STEADY, RST.with(ACK), 1100, false),
+        (Phase::RESET, RST.with(ACK), 1100, false),
+        (refused, RST.with(ACK), 1100, true),
+        (refused, SYN_ACK, 1100, true),
+        (refused, ACK, 1, true),
+        (ended, SYN_ACK, 1100, false),
+    ] {
+        let segment = SegmentView {
+            flags,
+            seq: 0,
+            ack,
+            payload: 0,
+        };
+        let is = refuses(phase, &segment, &client);
+        assert_eq!(is, told, "{phase:?} {flags:?} {ack}");
+    }
 }
 
 /// Rows: how far from the last segment the sequence number is, and the acknowledgement number; and

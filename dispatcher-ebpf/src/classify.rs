@@ -1,6 +1,7 @@
 //! A packet without a flow: is it for a service, and is it a connection request?
 
 use dispatcher_common::addr::Addr;
+use dispatcher_common::flow::FlowKey;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::parse::Segment;
 use dispatcher_common::service::{Service, ServiceKey};
@@ -12,8 +13,8 @@ use crate::maps::SERVICES;
 pub enum Classified {
     /// Not addressed to a service.
     NotOurs,
-    /// A connection request to a service.
-    Request,
+    /// A connection request to this service.
+    Request(Service),
     /// Addressed to a service, and nothing that it can use.
     Unwanted(DropReason),
 }
@@ -21,13 +22,11 @@ pub enum Classified {
 /// Classifies a segment.
 #[inline(always)]
 pub fn segment(segment: &Segment) -> Classified {
-    let key = ServiceKey::new(segment.key.dst, segment.key.dst_port);
-    // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
-    let service = unsafe { SERVICES.get(key) };
-    if service.is_none_or(|service| service.index == Service::ADDRESS_ONLY) {
-        Classified::NotOurs
-    } else if segment.tcp.flags.is_connection_request() {
-        Classified::Request
+    let Some(service) = service(&segment.key) else {
+        return Classified::NotOurs;
+    };
+    if segment.tcp.flags.is_connection_request() {
+        Classified::Request(*service)
     } else if segment.tcp.flags.any(TcpFlags::SYN) && segment.tcp.flags.any(CONTRADICTS_SYN) {
         Classified::Unwanted(DropReason::Malformed)
     } else {
@@ -36,6 +35,20 @@ pub fn segment(segment: &Segment) -> Classified {
 }
 
 const CONTRADICTS_SYN: TcpFlags = TcpFlags::FIN.with(TcpFlags::RST);
+
+/// Whether packets with this key are addressed to a service.
+#[inline(always)]
+pub fn is_service(key: &FlowKey) -> bool {
+    service(key).is_some()
+}
+
+#[inline(always)]
+fn service(key: &FlowKey) -> Option<&'static Service> {
+    let key = ServiceKey::new(key.dst, key.dst_port);
+    // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
+    let service = unsafe { SERVICES.get(key) };
+    service.filter(|service| service.index != Service::ADDRESS_ONLY)
+}
 
 /// Whether some service has this address: for packets whose port could not be read.
 #[inline(always)]

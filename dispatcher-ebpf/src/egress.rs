@@ -2,16 +2,20 @@
 //! changed, one `bpf_fib_lookup` after it has.
 
 use aya_ebpf::bindings::xdp_action::XDP_TX;
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
     BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::programs::XdpContext;
 use dispatcher_common::addr::Mac;
-use dispatcher_common::header::{Ipv4Hdr, Ipv6Hdr, PROTOCOL_TCP};
+use dispatcher_common::flow::{Direction, FlowKey};
+use dispatcher_common::header::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Hdr, PROTOCOL_TCP};
 use dispatcher_common::link::NextHop;
 use dispatcher_common::packet::PacketBytes;
 use dispatcher_common::parse::Segment;
+use dispatcher_common::rewrite::Translation;
 use dispatcher_common::verdict::DropReason;
 
 use crate::flow::Flow;
@@ -19,35 +23,84 @@ use crate::ingress::Frame;
 use crate::maps::LINKS;
 use crate::pipeline::Verdict;
 
-/// The next hop of a packet that was rewritten already.
+/// What is to be sent, as it was received.
+pub struct Packet {
+    /// IPv4, else IPv6.
+    pub is_v4: bool,
+    /// Bytes of the link header.
+    pub link_len: usize,
+    /// Bytes from the IP header on.
+    pub ip_len: u16,
+}
+
+impl From<&Segment> for Packet {
+    #[inline(always)]
+    fn from(segment: &Segment) -> Self {
+        Self {
+            is_v4: segment.is_v4,
+            link_len: segment.ip_offset(),
+            ip_len: segment.ip_len,
+        }
+    }
+}
+
+/// Where the packets of a flow can go.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Where the flow's entry says.
+    Known,
+    /// Nowhere: the routing table forbids it.
+    Denied,
+    /// The host's stack may find it.
+    Unknown,
+}
+
+/// Sees to it that the next hop in the flow's entry is true now.
 ///
 /// When the routing table does not know one (no neighbour yet, forwarding off), the flow keeps the
-/// last that it had: for replies that is at first the machine that delivered the SYN.
+/// last that it had: for replies that is at first the machine that delivered the SYN. An interface
+/// that was made anew since is known in `LINKS` by its former index, too; one that is gone is not.
 #[inline(always)]
-pub fn next_hop(
-    frame: &Frame<'_>,
-    segment: &Segment,
-    flow: &Flow,
-    generation: u32,
-) -> Result<NextHop, Verdict> {
-    let known = flow.entry().next_hop;
-    if known.generation == generation {
-        return Ok(known);
+pub fn way(frame: &Frame<'_>, segment: &Segment, flow: &Flow, generation: u32) -> Way {
+    if flow.entry().next_hop.generation == generation {
+        return Way::Known;
     }
-    let next_hop = match look_up(frame, segment) {
-        Route::Via(next_hop) => NextHop {
-            generation,
-            ..next_hop
-        },
-        Route::Denied => return Err(Verdict::Drop(DropReason::Unreachable)),
-        Route::Unknown if known.ifindex == 0 => return Err(Verdict::HandToHost),
-        Route::Unknown => NextHop {
-            generation,
-            ..known
+    let tos = if segment.is_v4 {
+        let ip = frame.header::<Ipv4Hdr>(segment.ip_offset());
+        ip.map_or(0, |ip| ip.tos)
+    } else {
+        0
+    };
+    ask(frame.context(), &segment.key, flow, generation, tos)
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Asks the routing table. A function of its own for the processor, too: what is rare is not to
+/// take the room of what is common.
+#[inline(never)]
+fn ask(ctx: *mut xdp_md, key: &FlowKey, flow: &Flow, generation: u32, tos: u8) -> Way {
+    let ctx = XdpContext::new(ctx);
+    let known = flow.entry().next_hop;
+    let next_hop = match look_up(&Frame::of(&ctx), key, &flow.entry().translation, tos) {
+        Route::Via(next_hop) => next_hop,
+        Route::Denied => return Way::Denied,
+        // SAFETY: as in `look_up`.
+        Route::Unknown => match unsafe { LINKS.get(known.ifindex) } {
+            Some(link) => NextHop {
+                ifindex: link.device,
+                ..known
+            },
+            None => return Way::Unknown,
         },
     };
-    flow.set_next_hop(&next_hop);
-    Ok(next_hop)
+    flow.set_next_hop(&NextHop {
+        generation,
+        ..next_hop
+    });
+    Way::Known
 }
 
 enum Route {
@@ -56,45 +109,30 @@ enum Route {
     Unknown,
 }
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-
+/// The way of a packet with this key once it is translated.
 #[inline(always)]
-fn look_up(frame: &Frame<'_>, segment: &Segment) -> Route {
+fn look_up(frame: &Frame<'_>, key: &FlowKey, translation: &Translation, tos: u8) -> Route {
+    let (src, dst) = match translation.direction() {
+        Direction::Forward => (&key.src, &translation.addr),
+        Direction::Reply => (&translation.addr, &key.dst),
+    };
+    let (src, dst) = (src.words(), dst.words());
     // SAFETY: the struct is integers, byte arrays and unions of them: zero is a value of each.
     let mut fib: FibLookup = unsafe { core::mem::zeroed() };
     fib.l4_protocol = PROTOCOL_TCP;
     fib.ifindex = frame.ingress_ifindex();
     // A total length of 0 asks for no MTU check; the MTU comes back in its place.
-    if segment.is_v4 {
-        let Some(ip) = frame.header::<Ipv4Hdr>(segment.ip_offset()) else {
-            return Route::Unknown;
-        };
+    if key.dst.is_v4() {
         fib.family = AF_INET;
-        fib.__bindgen_anon_2.tos = ip.tos;
-        fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(ip.src);
-        fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(ip.dst);
+        fib.__bindgen_anon_2.tos = tos;
+        fib.__bindgen_anon_3.ipv4_src = src[3];
+        fib.__bindgen_anon_4.ipv4_dst = dst[3];
     } else {
-        let Some(ip) = frame.header::<Ipv6Hdr>(segment.ip_offset()) else {
-            return Route::Unknown;
-        };
         fib.family = AF_INET6;
-        fib.__bindgen_anon_3.ipv6_src = words(ip.src);
-        fib.__bindgen_anon_4.ipv6_dst = words(ip.dst);
+        fib.__bindgen_anon_3.ipv6_src = src;
+        fib.__bindgen_anon_4.ipv6_dst = dst;
     }
-    ask(frame, &mut fib)
-}
-
-/// Four words in network order, as the helper wants an IPv6 address.
-#[inline(always)]
-fn words(addr: [u8; 16]) -> [u32; 4] {
-    let word = |at: usize| u32::from_ne_bytes([addr[at], addr[at + 1], addr[at + 2], addr[at + 3]]);
-    [word(0), word(4), word(8), word(12)]
-}
-
-#[inline(always)]
-fn ask(frame: &Frame<'_>, fib: &mut FibLookup) -> Route {
-    let result = frame.fib_lookup(fib);
+    let result = frame.fib_lookup(&mut fib);
     match u32::try_from(result) {
         Ok(BPF_FIB_LKUP_RET_SUCCESS) => {}
         Ok(
@@ -124,17 +162,22 @@ fn ask(frame: &Frame<'_>, fib: &mut FibLookup) -> Route {
     })
 }
 
-/// Puts the link header on and sends the packet.
+/// Puts the link header on and sends the packet, which was rewritten before.
 #[inline(always)]
-pub fn send(frame: &mut Frame<'_>, segment: &Segment, next_hop: &NextHop) -> Verdict {
-    if next_hop.ifindex == NextHop::HOST_STACK || segment.ip_len > next_hop.mtu {
+pub fn send(frame: &mut Frame<'_>, packet: &Packet, next_hop: &NextHop) -> Verdict {
+    if next_hop.ifindex == NextHop::HOST_STACK || packet.ip_len > next_hop.mtu {
         return Verdict::HandToHost;
     }
-    let grows = next_hop.header_len() as i32 - segment.ip_offset() as i32;
+    let grows = next_hop.header_len() as i32 - packet.link_len as i32;
     if grows != 0 && frame.adjust_head(-grows).is_none() {
         return Verdict::Drop(DropReason::NoHeadroom);
     }
-    if next_hop.write_header(frame, segment.ethertype()).is_none() {
+    let ethertype = if packet.is_v4 {
+        ETHERTYPE_IPV4
+    } else {
+        ETHERTYPE_IPV6
+    };
+    if next_hop.write_header(frame, ethertype).is_none() {
         return Verdict::Drop(DropReason::Malformed);
     }
     if next_hop.ifindex == frame.ingress_ifindex() {

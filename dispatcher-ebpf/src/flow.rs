@@ -12,7 +12,7 @@ use dispatcher_common::tcp::{self, Phase};
 use dispatcher_common::verdict::Handled;
 
 use crate::maps::{BACKENDS, EVENTS, FLOWS};
-use crate::{atomic, counters, measure};
+use crate::{atomic, counters, measure, punt};
 
 /// An entry of the flow table, in place.
 pub struct Flow(NonNull<FlowEntry>);
@@ -51,6 +51,28 @@ impl Flow {
     }
 }
 
+/// Whether the other direction of a flow, whose packets have the key `peer`, has a segment under
+/// way that begins at `seq`; `None` when it has no entry.
+#[inline(always)]
+pub fn is_under_way(flow: &Flow, peer: &FlowKey, seq: u32) -> Option<bool> {
+    let own = flow.entry();
+    let peer = find(peer)?;
+    let direction = own.translation.direction().reversed();
+    // The forward entry's word is the flow's.
+    let phase = match direction {
+        Direction::Forward => peer.entry().phase,
+        Direction::Reply => own.phase,
+    };
+    let sent = peer.entry().track;
+    Some(tcp::is_under_way(
+        Phase(phase),
+        direction,
+        seq,
+        sent,
+        own.track,
+    ))
+}
+
 /// The entry for packets with this key.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<Flow> {
@@ -61,9 +83,10 @@ const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags:
 
 /// Follows the connection with a packet of it, notes that its sender talks, and measures what that
 /// starts or ends. What is forged is sent on, because only its receiver knows for certain, and
-/// nothing else comes of it.
+/// nothing else comes of it. Tells whether the packet may go on: not one of a back-end that refuses
+/// the flow's SYN, or has.
 #[inline(always)]
-pub fn track(flow: &Flow, segment: &Segment, ticks: u32) {
+pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let entry = flow.entry();
     let before = entry.track;
     if Phase(entry.phase).is_steady()
@@ -74,14 +97,57 @@ pub fn track(flow: &Flow, segment: &Segment, ticks: u32) {
         track.follow(&segment.tcp);
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
         unsafe { (*flow.0.as_ptr()).track = track };
-    } else if !change_phase(flow, segment, ticks) {
-        return;
+    } else {
+        if refuses(flow, segment) {
+            return false;
+        }
+        if !change_phase(flow, segment, ticks) {
+            return true;
+        }
     }
     if entry.last_seen != ticks {
         // SAFETY: as above; whoever stores at the same time stores the same.
         unsafe { (*flow.0.as_ptr()).last_seen = ticks };
     }
     measure::follow(flow, segment, &before, ticks);
+    true
+}
+
+/// Whether a packet is of a back-end that refuses the flow's SYN, or has. User space is told, and
+/// has the request put back; the client is not. Without a daemon the packet is one like others.
+///
+/// Apart, so that what the verifier learns here does not double the paths that go on.
+#[inline(never)]
+fn refuses(flow: &Flow, segment: &Segment) -> bool {
+    let copy = Phase(flow.entry().phase);
+    if copy.has(Phase::ANSWERED) || !(segment.tcp.flags.any(TcpFlags::RST) || copy.is_refused()) {
+        return false;
+    }
+    let translation = flow.entry().translation;
+    if matches!(translation.direction(), Direction::Forward) || !punt::is_attended() {
+        return false;
+    }
+    let Some(forward) = find(&segment.key.of_peer(&translation)) else {
+        return false;
+    };
+    let (phase, client) = (Phase(forward.entry().phase), forward.entry().track);
+    if !tcp::refuses(phase, &segment.tcp, &client) {
+        return false;
+    }
+    fail(&forward, flow);
+    true
+}
+
+/// The SYN of a flow has failed, however that was learned: user space is told, once. For a flow
+/// that has no answer yet, while a daemon runs.
+#[inline(always)]
+pub fn fail(forward: &Flow, reply: &Flow) {
+    let bits = Phase::REFUSED;
+    // SAFETY: both words lie in live elements and are only ever written by atomic operations.
+    let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
+    // SAFETY: as above.
+    unsafe { atomic::fetch_or(reply.phase_word(), bits.0) };
+    report(forward.entry(), before, before.with(bits));
 }
 
 /// Handshake, FIN and RST need both directions, and so does what is far from the packet before it.
@@ -113,7 +179,7 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     if bits == Phase::default() {
         return true;
     }
-    // SAFETY: both words lie in live elements and are only ever written by this function.
+    // SAFETY: both words lie in live elements and are only ever written by atomic operations.
     let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
     let after = before.with(bits);
     let reply = match direction {
@@ -133,7 +199,7 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
 }
 
 /// One event for each phase that user space acts on; the atomic OR lets one processor see it.
-#[inline(always)]
+#[inline(never)]
 fn report(entry: &FlowEntry, before: Phase, after: Phase) {
     if !after.is_news_after(before) {
         return;

@@ -27,6 +27,21 @@ impl<'ctx> Frame<'ctx> {
         }
     }
 
+    /// The context that the kernel called the program with.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.ctx
+    }
+
+    /// The frame without its first `bytes` bytes.
+    #[inline(always)]
+    pub fn bytes_past(&self, bytes: usize) -> Bytes {
+        Bytes {
+            start: self.start + bytes,
+            end: self.end,
+        }
+    }
+
     /// Index of the interface that the frame came in on.
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {
@@ -46,6 +61,28 @@ impl<'ctx> Frame<'ctx> {
         if refused { None } else { Some(()) }
     }
 
+    /// Cuts the frame to `len` bytes. Nothing if the kernel refuses, as it does for less than an
+    /// Ethernet header.
+    #[inline(always)]
+    pub fn cut(&mut self, len: usize) -> Option<()> {
+        let ctx = XdpContext::new(self.ctx);
+        let surplus = self.len() as i32 - len as i32;
+        // SAFETY: as in `adjust_head`.
+        let refused = unsafe { helpers::bpf_xdp_adjust_tail(self.ctx, -surplus) } != 0;
+        self.start = ctx.data();
+        self.end = ctx.data_end();
+        if refused { None } else { Some(()) }
+    }
+
+    /// Largest IP packet, bytes, of the interface that the frame came in on.
+    #[inline(always)]
+    pub fn ingress_mtu(&self) -> u32 {
+        let mut mtu = 0;
+        // SAFETY: `ctx` is the context that the kernel called the program with, `mtu` is writable.
+        unsafe { helpers::bpf_check_mtu(self.ctx.cast(), 0, &raw mut mtu, 0, 0) };
+        mtu
+    }
+
     /// Asks the kernel's routing table; the helper's return code.
     #[inline(always)]
     pub fn fib_lookup(&self, fib: &mut bpf_fib_lookup) -> i64 {
@@ -54,7 +91,18 @@ impl<'ctx> Frame<'ctx> {
         // for `size` bytes.
         unsafe { helpers::bpf_fib_lookup(self.ctx.cast(), fib, size, 0) }
     }
+}
 
+/// A part of the frame up to its end: one pointer for the verifier, to which all offsets are
+/// constants. It is good until the frame is cut or adjusted.
+pub struct Bytes {
+    /// Its first byte.
+    pub start: usize,
+    /// The frame's end.
+    pub end: usize,
+}
+
+impl Bytes {
     #[inline(always)]
     fn at<T: Header>(&self, offset: usize) -> Option<*mut T> {
         let header = self.start + offset;
@@ -67,6 +115,28 @@ impl<'ctx> Frame<'ctx> {
 }
 
 impl PacketBytes for Frame<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.bytes_past(0).len()
+    }
+
+    #[inline(always)]
+    fn header<T: Header>(&self, offset: usize) -> Option<&T> {
+        let header = self.bytes_past(0).at(offset);
+        // SAFETY: `at` checked that the header ends within the frame, which is the program's until
+        // it returns; `Header` promises alignment 1 and that any bytes are a valid `T`.
+        header.map(|header| unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn header_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
+        let header = self.bytes_past(0).at(offset);
+        // SAFETY: as in `header`; `&mut self` keeps it the only reference into the frame.
+        header.map(|header| unsafe { &mut *header })
+    }
+}
+
+impl PacketBytes for Bytes {
     #[inline(always)]
     fn len(&self) -> usize {
         self.end - self.start

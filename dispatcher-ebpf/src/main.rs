@@ -1,5 +1,5 @@
 //! The kernel half of Dispatcher: an XDP program, a file a stage, in the order in which a packet
-//! meets them. Here stands only the entry point: verdict to `xdp_action`, nothing after it.
+//! meets them. Here stands only the entry point.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
@@ -18,19 +18,20 @@ mod ingress;
 mod flow;
 mod measure;
 mod classify;
+mod proof;
 mod punt;
 mod egress;
+mod icmp;
+mod notice;
 
 mod atomic;
 mod counters;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use dispatcher_common::verdict::Handled;
-
-use crate::pipeline::Verdict;
 
 /// The program, attached to every configured interface.
 #[xdp]
@@ -39,25 +40,10 @@ use crate::pipeline::Verdict;
     reason = "the macro passes the context by value"
 )]
 pub fn dispatcher(ctx: XdpContext) -> u32 {
-    match pipeline::run(&ctx) {
-        Verdict::Pass => {
-            counters::count(Handled::Passed.counter());
-            XDP_PASS
-        }
-        Verdict::HandToHost => {
-            counters::count(Handled::HandedToHost.counter());
-            XDP_PASS
-        }
-        Verdict::Punt(action) => {
-            counters::count(Handled::Punted.counter());
-            action
-        }
-        Verdict::Send(action) => action,
-        Verdict::Drop(reason) => {
-            counters::count(reason.counter());
-            XDP_DROP
-        }
-    }
+    let verdict = pipeline::run(&ctx);
+    #[cfg(feature = "log")]
+    log::tell(&ctx, &verdict);
+    verdict.carry_out()
 }
 
 #[cfg(target_arch = "bpf")]

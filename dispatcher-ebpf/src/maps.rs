@@ -8,6 +8,7 @@ use dispatcher_common::flow::{FlowEntry, FlowKey};
 use dispatcher_common::link::Link;
 use dispatcher_common::maps as table;
 use dispatcher_common::measure::Histogram;
+use dispatcher_common::proof::Bucket;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
 /// 5-tuple of a packet → what to do with it.
@@ -64,3 +65,14 @@ pub static TIMES: PerCpuHashMap<
     { table::TIMES.max_entries as usize },
     { table::TIMES.flags as usize },
 > = PerCpuHashMap::new();
+
+/// Connection requests that were seen lately, by their marks. Written and read by the program
+/// alone. When a bucket is full its oldest mark makes room: its client needs one more time.
+#[btf_map]
+pub static PROOFS: Array<Bucket, { table::PROOFS.max_entries as usize }> = Array::new();
+
+/// Service → requests to it that were dropped because they had not proved alive, for each
+/// processor. Written by the program, read by user space.
+#[btf_map]
+pub static UNPROVEN: PerCpuArray<u64, { table::UNPROVEN.max_entries as usize }> =
+    PerCpuArray::new();

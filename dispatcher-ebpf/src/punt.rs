@@ -30,3 +30,10 @@ pub fn punt(ctx: &XdpContext) -> Verdict {
         Err(_) => Verdict::Drop(DropReason::Unattended),
     }
 }
+
+/// Whether a daemon runs: it opens the first socket of all, and the kernel takes the sockets of a
+/// process that has ended out of the map.
+#[inline(always)]
+pub fn is_attended() -> bool {
+    XSKS.get(0).is_some()
+}

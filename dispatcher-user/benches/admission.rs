@@ -14,8 +14,8 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, BackendState, Balance, Ceiling, Command, FlowId,
-    GROUPS_PER_SERVICE_MAX, Overflow, ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, BackendState, Balance, Ceiling, Command, FloodSettings,
+    FlowId, GROUPS_PER_SERVICE_MAX, Overflow, ServiceId, ServiceSettings, Time,
 };
 use foldhash::quality::RandomState;
 
@@ -34,10 +34,12 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     queue_timeout: Duration::from_secs(5),
     overflow: Overflow::Refuse,
     per_source: 0,
+    connect: Duration::from_secs(5),
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 /// A service's back-ends, and which of them takes a request.

@@ -78,7 +78,7 @@ pub enum Command {
     /// Read the configuration again; a wrong one changes nothing
     #[command(after_help = "Example:\n  dispatcher check --config FILE && dispatcher reload")]
     Reload(ReloadArgs),
-    /// Detach the program and remove its pins; works without a daemon
+    /// Detach the program and remove its pins; for when no daemon runs
     #[command(after_help = "Example:\n  dispatcher unload --config dispatcher.toml")]
     Unload(UnloadArgs),
     /// Print completions for a shell
@@ -321,6 +321,9 @@ pub struct UnloadArgs {
     /// The configuration, for the path of the pins; without it, the default path
     #[arg(long, value_name = "FILE", env = "DISPATCHER_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Also under a daemon that runs, which admits nobody then until it is started anew
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `completions`

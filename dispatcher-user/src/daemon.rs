@@ -46,7 +46,9 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
         meters,
     } = engine::start(&config).await?;
     tokio::spawn(follow(views, handle.clone()));
-    let governor = governor::start(&config, &running.roster, meters, handle.clone()).await;
+    let before = running.before.take();
+    let roster = &running.roster;
+    let governor = governor::start(&config, roster, before.as_ref(), meters, handle.clone()).await;
     let (interfaces, services, backends) = (
         config.dataplane.interfaces.join(","),
         config.services.len(),

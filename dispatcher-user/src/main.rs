@@ -1,11 +1,12 @@
 //! The `dispatcher` command: does what was typed, and tells what failed in one line and a code.
 
+use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
 use dispatcher_user::admin::{
     BackendAction, BackendDone, BackendOrder, CeilingOrder, Client, ClientError, FlowQuery,
@@ -17,7 +18,7 @@ use dispatcher_user::cli::{
 };
 use dispatcher_user::config::{Config, ConfigError, PIN_PATH_DEFAULT};
 use dispatcher_user::human::View;
-use dispatcher_user::{daemon, datapath, preflight, telemetry, top};
+use dispatcher_user::{daemon, datapath, preflight, privileges, telemetry, top};
 use ratatui::crossterm::terminal;
 use serde_json::json;
 use tokio::runtime;
@@ -84,8 +85,14 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
 fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     telemetry::init_log(args.log_format)?;
     let config = Config::load(&args.config)?;
+    privileges::begin()?;
+    if let Err(error) = File::open(&args.config) {
+        let file = args.config.display();
+        tracing::warn!(%file, %error, "reading it takes more than is kept: a reload will fail");
+    }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(privileges::settle_or_abort)
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(daemon::run(args.config.clone(), config))?;
@@ -410,11 +417,18 @@ fn tell_truncated(truncated: bool, shown: usize) {
 }
 
 fn unload(args: &UnloadArgs) -> anyhow::Result<ExitCode> {
-    let unloaded = match &args.config {
-        Some(file) => datapath::unload(&Config::load(file)?.dataplane.pin_path)?,
-        None => datapath::unload(Path::new(PIN_PATH_DEFAULT))?,
+    let pin_path = match &args.config {
+        Some(file) => Config::load(file)?.dataplane.pin_path,
+        None => PathBuf::from(PIN_PATH_DEFAULT),
     };
-    print(&format!("{unloaded}\n"))
+    if !args.force && datapath::is_in_use(&pin_path)? {
+        bail!(
+            "a dispatcher runs with the pins in {}: stop it first, or cut it off from its program \
+             with --force",
+            pin_path.display()
+        );
+    }
+    print(&format!("{}\n", datapath::unload(&pin_path)?))
 }
 
 fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {

@@ -219,6 +219,7 @@ impl View {
             version: latest.version.clone(),
             dropped: latest.dropped.clone(),
             handled: latest.handled.clone(),
+            interfaces: latest.interfaces.clone(),
             groups: latest.groups.clone(),
             services: services.collect(),
             ..**latest
@@ -251,6 +252,7 @@ fn without_backends(service: &ServiceStatus) -> ServiceStatus {
         address: service.address,
         queue: service.queue.clone(),
         requests: service.requests,
+        flood: service.flood,
         backends: Vec::new(),
     }
 }

@@ -23,6 +23,8 @@ pub struct Status {
     pub flows: FlowTableStatus,
     /// The frames of the AF_XDP sockets' memory.
     pub frames: FrameStatus,
+    /// Health checks of all back-ends.
+    pub checks: ChecksStatus,
     /// Frames dropped since the program was first attached, by the label of the
     /// [`DropReason`](dispatcher_common::verdict::DropReason); every reason is listed.
     pub dropped: BTreeMap<String, u64>,
@@ -33,6 +35,8 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
+    /// The interfaces, in the order of the configuration.
+    pub interfaces: Vec<InterfaceStatus>,
 }
 
 impl Status {
@@ -92,6 +96,48 @@ impl AttachMode {
     }
 }
 
+/// One interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub state: InterfaceState,
+    /// How the program is attached to it, if it is.
+    pub attach_mode: Option<AttachMode>,
+    /// Receive queues with a socket.
+    pub queues: u64,
+    /// What is wrong, while it is `failed`.
+    pub why: Option<String>,
+}
+
+/// How an interface is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterfaceState {
+    /// In use.
+    Up,
+    /// There, but down or without a carrier.
+    Down,
+    /// Not there.
+    Missing,
+    /// There, but the program cannot be attached or a socket cannot be opened.
+    Failed,
+}
+
+impl InterfaceState {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Use of the flow table, in connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FlowTableStatus {
@@ -112,6 +158,17 @@ pub struct FrameStatus {
     pub in_flight: u64,
 }
 
+/// Health checks of all back-ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChecksStatus {
+    /// Those that are being made.
+    pub running: u64,
+    /// Most that are made at once.
+    pub most: u64,
+    /// How often one had to wait for others to be over.
+    pub waited: u64,
+}
+
 /// One service.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -123,6 +180,8 @@ pub struct ServiceStatus {
     pub queue: QueueStatus,
     /// What became of its requests.
     pub requests: Requests,
+    /// Its floods.
+    pub flood: FloodStatus,
     /// In the order of the configuration.
     pub backends: Vec<BackendStatus>,
 }
@@ -161,11 +220,12 @@ pub struct WaitMs {
 pub struct Requests {
     /// All, each counted once however often the client repeats it.
     pub received: u64,
-    /// Sent on to a back-end.
+    /// Sent on to a back-end, and not put back.
     pub admitted: u64,
     /// Still waiting: the queue's depth.
     pub queued: u64,
-    /// Turned away, because there was no place in the queue or in the flow table.
+    /// Turned away, because there was no place in the queue or in the flow table, or every back-end
+    /// refused.
     pub refused: u64,
     /// Waited for as long as the queue's timeout allows.
     pub expired: u64,
@@ -173,6 +233,27 @@ pub struct Requests {
     pub abandoned: u64,
     /// Repetitions of requests that were counted before; no part of the sum.
     pub retransmitted: u64,
+    /// How often a request was put back, because its back-end refused it or did not answer; no part
+    /// of the sum.
+    pub retried: u64,
+    /// The most that `admitted` ever was, since one that is put back is not admitted; for the
+    /// metrics, no part of the JSON.
+    #[serde(skip)]
+    pub admitted_max: u64,
+}
+
+/// Floods of connection requests to a service.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct FloodStatus {
+    /// Whether one is on: only requests that have proved alive are let in.
+    pub on: bool,
+    /// For how long the one that is on has been; `null` while none is.
+    pub since_seconds: Option<f64>,
+    /// How many there were since the daemon started, this one included.
+    pub count: u64,
+    /// Packets with connection requests that were dropped because they had not proved alive, since
+    /// the daemon started.
+    pub unproven: u64,
 }
 
 /// Whether a back-end gets new connections.
@@ -181,7 +262,7 @@ pub struct Requests {
 pub enum BackendState {
     /// It does.
     Up,
-    /// Its health check failed.
+    /// Its health, or its agent, says so.
     Down,
     /// No more, by hand; those it has go on.
     Draining,
@@ -225,6 +306,8 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// Whether it gets new connections.
     pub state: BackendState,
+    /// Its health; `null` where nobody watches it.
+    pub health: Option<HealthStatus>,
     /// Established and closing connections.
     pub active: u64,
     /// Connections whose handshake is not finished.
@@ -267,6 +350,37 @@ pub struct BackendStatus {
     pub rate: Rate,
     /// What happened since start.
     pub total: Totals,
+}
+
+/// What is known of a back-end's health.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// How it is checked: `tcp`, `http` or `off`.
+    pub kind: String,
+    /// `up`, `down`, or `trial`: it is given one connection, to see what becomes of it. Operators
+    /// and agents may say otherwise of its state.
+    pub verdict: String,
+    /// Since the verdict changed, or it came.
+    pub since_seconds: f64,
+    /// What changed it, in words; `null` while nothing has.
+    pub why: Option<String>,
+    /// The last check; `null` while there was none.
+    pub last: Option<HealthCheck>,
+    /// Checks since it came, by what came of them.
+    pub checks: BTreeMap<String, u64>,
+}
+
+/// A health check.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// `passed`, or the label of a [`Fault`](crate::health::Fault).
+    pub result: String,
+    /// The fault in words; `null` where it was passed.
+    pub why: Option<String>,
+    /// How long it took, milliseconds.
+    pub took_ms: f64,
+    /// Since then.
+    pub seconds_ago: f64,
 }
 
 /// How a ceiling was moved.
@@ -355,6 +469,10 @@ pub struct Totals {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// Connections that it refused.
+    pub refused: u64,
+    /// Connections that it did not answer in time.
+    pub silent: u64,
 }
 
 /// Where a flow stands.

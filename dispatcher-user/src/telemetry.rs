@@ -21,7 +21,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Control, serve};
 use crate::page;
-use crate::status::{BackendState, BackendStatus, ServiceStatus, Status, TimesBySize};
+use crate::status::{
+    BackendState, BackendStatus, InterfaceState, ServiceStatus, Status, TimesBySize,
+};
 
 /// Upper bounds of the buckets of `dispatcher_queue_wait_seconds`: from what a busy host needs to
 /// release a request to beyond the usual queue timeout.
@@ -91,8 +93,8 @@ metric_table! {
     DROPPED: Counter Count "dispatcher_dropped_packets_total" ["reason"],
         "Frames dropped";
     HANDLED: Counter Count "dispatcher_handled_packets_total" ["outcome"],
-        "Packets that the program gave on but to a back-end or client: passed or handed_to_host to \
-         the host's stack, punted to the daemon";
+        "Packets that the program gave on but as a connection's: passed or handed_to_host to the \
+         host's stack, punted to the daemon; icmp_translated (errors) and ping_answered";
     EVENTS_LOST: Counter Count "dispatcher_lost_events_total" [],
         "Reports of flows that found the ring full; the daemon made up for them";
     FRAMES: Gauge Count "dispatcher_socket_frames" ["state"],
@@ -101,6 +103,12 @@ metric_table! {
         "Connection requests by what became of them: admitted, refused, expired or abandoned";
     RETRANSMISSIONS: Counter Count "dispatcher_connection_request_retransmissions_total"
         ["service"], "Repetitions of connection requests that were counted before";
+    FLOOD: Gauge Count "dispatcher_flood" ["service"],
+        "1 while a flood of connection requests is on, else 0";
+    FLOODS: Counter Count "dispatcher_floods_total" ["service"],
+        "Floods of connection requests that began";
+    UNPROVEN: Counter Count "dispatcher_unproven_requests_total" ["service"],
+        "Packets with connection requests that were dropped because they had not proved alive";
     QUEUE_DEPTH: Gauge Count "dispatcher_queue_depth" ["service"],
         "Connection requests that wait";
     QUEUE_CAPACITY: Gauge Count "dispatcher_queue_capacity" ["service"],
@@ -149,6 +157,22 @@ metric_table! {
         "Packets to (in) and from (out) the back-end";
     BYTES: Counter Bytes "dispatcher_backend_bytes_total" ["service", "backend", "direction"],
         "Bytes to (in) and from (out) the back-end, from the IP header on";
+    RETRIES: Counter Count "dispatcher_connection_request_retries_total" ["service"],
+        "How often a connection request was put back, for another back-end";
+    CONNECT_FAILURES: Counter Count "dispatcher_backend_connect_failures_total"
+        ["service", "backend", "reason"],
+        "Connections that the back-end refused or, silent, did not answer in time";
+    INTERFACE_UP: Gauge Count "dispatcher_interface_up" ["interface"],
+        "1 while the interface is there, up and used, else 0";
+    CHECKS: Counter Count "dispatcher_backend_checks_total" ["service", "backend", "result"],
+        "Health checks by what came of them: passed, timeout, refused, connection, status, \
+         unreadable, or not_made for want of something on this machine";
+    CHECK_TIME: Gauge Seconds "dispatcher_backend_check_seconds" ["service", "backend"],
+        "How long the last health check took";
+    CHECKS_RUNNING: Gauge Count "dispatcher_checks" [],
+        "Health checks that are being made";
+    CHECKS_WAITED: Counter Count "dispatcher_checks_waited_total" [],
+        "Health checks that had to wait for others to be over";
 }
 
 /// What the program counts of events, not of packets.
@@ -303,6 +327,8 @@ impl Scrape {
         }
         self.gauge(&FRAMES, &["home"], status.frames.home);
         self.gauge(&FRAMES, &["in_flight"], status.frames.in_flight);
+        self.gauge(&CHECKS_RUNNING, &[], status.checks.running);
+        self.counter(&CHECKS_WAITED, &[], status.checks.waited);
         for group in &status.groups {
             self.gauge(&GROUP_CONNECTIONS, &[&group.name], group.active);
             self.gauge(&GROUP_CEILING, &[&group.name], group.ceiling);
@@ -310,13 +336,18 @@ impl Scrape {
         for service in &status.services {
             self.set_service(service);
         }
+        for interface in &status.interfaces {
+            let is_up = interface.state == InterfaceState::Up;
+            self.gauge(&INTERFACE_UP, &[&interface.name], u64::from(is_up));
+        }
     }
 
     fn set_service(&self, service: &ServiceStatus) {
         let name = service.name.as_str();
         let requests = &service.requests;
         let outcomes = [
-            ("admitted", requests.admitted),
+            // One that is put back is counted again only once it is made up for.
+            ("admitted", requests.admitted_max),
             ("refused", requests.refused),
             ("expired", requests.expired),
             ("abandoned", requests.abandoned),
@@ -325,6 +356,10 @@ impl Scrape {
             self.counter(&REQUESTS, &[name, outcome], count);
         }
         self.counter(&RETRANSMISSIONS, &[name], requests.retransmitted);
+        self.counter(&RETRIES, &[name], requests.retried);
+        self.gauge(&FLOOD, &[name], u64::from(service.flood.on));
+        self.counter(&FLOODS, &[name], service.flood.count);
+        self.counter(&UNPROVEN, &[name], service.flood.unproven);
         self.gauge(&QUEUE_DEPTH, &[name], service.queue.depth);
         self.gauge(&QUEUE_CAPACITY, &[name], service.queue.capacity);
         let oldest = Duration::from_millis(service.queue.oldest_wait_ms);
@@ -355,6 +390,14 @@ impl Scrape {
             let is = u64::from(backend.state == state);
             self.gauge(&STATE, &[service, name, state.label()], is);
         }
+        if let Some(health) = &backend.health {
+            for (result, count) in &health.checks {
+                self.counter(&CHECKS, &[service, name, result], *count);
+            }
+            if let Some(last) = &health.last {
+                self.seconds(&CHECK_TIME, &[service, name], last.took_ms / 1000.0);
+            }
+        }
         self.gauge(&PINNED, &[service, name], u64::from(backend.pinned));
         if let Some(suggested) = &backend.suggested {
             self.gauge(&SUGGESTED, &[service, name], suggested.ceiling);
@@ -364,6 +407,12 @@ impl Scrape {
         }
         self.counter(&REQUESTS_BEGUN, &[service, name], total.requests);
         self.counter(&UNANSWERED, &[service, name], total.unanswered);
+        self.counter(
+            &CONNECT_FAILURES,
+            &[service, name, "refused"],
+            total.refused,
+        );
+        self.counter(&CONNECT_FAILURES, &[service, name, "silent"], total.silent);
         self.counter(&PACKETS, &[service, name, "in"], total.packets_in);
         self.counter(&PACKETS, &[service, name, "out"], total.packets_out);
         self.counter(&BYTES, &[service, name, "in"], total.bytes_in);

@@ -8,8 +8,9 @@ use dispatcher_user::ceiling::{
     self, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,
 };
 use dispatcher_user::config::{
-    Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Group,
-    Health, HealthKind, Metrics, OnExit, Overflow, Queue, Service, Timeouts, Unattended, XskMode,
+    Admin, Agent, AgentKind, AttachMode, Backend, Balance, CeilingBounds, Config, Dataplane, Flood,
+    FloodMode, Group, Health, HealthKind, Metrics, OnDown, OnExit, Overflow, Queue, Service,
+    Timeouts, Unattended, XskMode,
 };
 use proptest::prelude::*;
 
@@ -69,16 +70,28 @@ fn only_what_has_no_default_need_be_given() {
         },
         agent: None,
         health: Health {
-            kind: HealthKind::Off,
+            kind: HealthKind::Tcp,
+            port: None,
+            source: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 3,
+            passive: 5,
+            on_down: OnDown::Keep,
         },
         timeouts: Timeouts {
+            connect: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
             idle: Duration::from_secs(300),
             closing: Duration::from_secs(30),
+        },
+        flood: Flood {
+            mode: FloodMode::Auto,
+            rate: 2024,
+            hold: Duration::from_secs(10),
+            half_open: 50,
+            handshake: Duration::from_secs(2),
         },
         backends: vec![Backend {
             name: "10.0.0.11-8080".to_owned(),
@@ -136,6 +149,7 @@ fn everything_given_is_taken() {
         queue = { capacity = 7, timeout = "1m 30s", overflow = "drop", per_source = 3 }
         health = { kind = "off", interval = "500ms", rise = 1, fall = 9 }
         timeouts = { handshake = "10ms", idle = "24h", closing = "1s" }
+        flood = { mode = "on", rate = 500, hold = "1m", half_open = "5%", handshake = "1s" }
         [service.ceiling]
         policy = "fixed"
         interval = "250ms"
@@ -179,7 +193,17 @@ fn everything_given_is_taken() {
     assert_eq!(service.ceiling, ceiling);
     // The default of 1 s would outlast the interval.
     assert_eq!(service.health.timeout, Duration::from_millis(500));
+    // Nor may an answer take longer than the handshake.
+    assert_eq!(service.timeouts.connect, Duration::from_millis(10));
     assert_eq!(service.timeouts.idle, Duration::from_secs(86_400));
+    let flood = Flood {
+        mode: FloodMode::On,
+        rate: 500,
+        hold: Duration::from_secs(60),
+        half_open: 5,
+        handshake: Duration::from_secs(1),
+    };
+    assert_eq!(service.flood, flood);
     let bounds = service.backends[0].ceiling;
     assert_eq!((bounds.initial, bounds.min, bounds.max), (20, 10, 30));
     assert_eq!(service.backends[0].weight, 1000);
@@ -198,6 +222,46 @@ fn service_with(lines: &str, ceiling: &str) -> Service {
          [[service.backend]]\naddress = \"192.0.2.2:1\"\ncapacity = 100\nceiling = {ceiling}\n"
     );
     parse(&text).services.remove(0)
+}
+
+#[test]
+fn health_takes_what_its_kind_has() {
+    let http = |path: &str, host: Option<&str>, status| HealthKind::Http {
+        path: path.to_owned(),
+        host: host.map(str::to_owned),
+        status,
+    };
+    for (keys, kind) in [
+        ("kind = \"tcp\"", HealthKind::Tcp),
+        ("kind = \"http\"", http("/", None, 200..=399)),
+        (
+            "kind = \"http\"\npath = \"/up?full\"\nhost = \"web.example:8080\"\nstatus = 204",
+            http("/up?full", Some("web.example:8080"), 204..=204),
+        ),
+        (
+            "kind = \"http\"\nhost = \"[2001:db8::1]\"\nstatus = \"200-299\"",
+            http("/", Some("[2001:db8::1]"), 200..=299),
+        ),
+        (
+            "kind = \"http\"\nstatus = \"503\"",
+            http("/", None, 503..=503),
+        ),
+        // Turned off by one word.
+        (
+            "kind = \"off\"\npath = \"/up\"\nhost = \"a\"\nstatus = 204",
+            HealthKind::Off,
+        ),
+    ] {
+        let service = service_with(&format!("[service.health]\n{keys}"), "{}");
+        assert_eq!(service.health.kind, kind, "{keys}");
+        let passive = if kind == HealthKind::Off { 0 } else { 5 };
+        assert_eq!(service.health.passive, passive, "{keys}");
+    }
+    let keys = "port = 81\nsource = \"192.0.2.9\"\non_down = \"reset\"\npassive = 3";
+    let health = service_with(&format!("[service.health]\n{keys}"), "{}").health;
+    assert_eq!(health.port, NonZeroU16::new(81));
+    assert_eq!(health.source, Some("192.0.2.9".parse().unwrap()));
+    assert_eq!((health.passive, health.on_down), (3, OnDown::Reset));
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::daemon::wait_until;
@@ -168,6 +170,13 @@ impl Browser {
         let scheme = json!({ "features": [scheme] });
         self.call("Emulation.setEmulatedMedia", &scheme)?;
         Ok(())
+    }
+
+    /// What the window shows, as a PNG.
+    pub fn screenshot(&mut self) -> Result<Vec<u8>> {
+        let answer = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
+        let encoded = answer["data"].as_str().context("no picture")?;
+        BASE64_STANDARD.decode(encoded).context("no base64")
     }
 
     /// What went wrong in the page since this was last asked.

@@ -1,7 +1,7 @@
 //! What passed a wire while something else went on, and what can be told from it: checksums,
 //! options, and how many connections there were at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +137,25 @@ impl Recording {
             *service_fin |= fin && !inbound;
             if (*client_fin && *service_fin) || segment.has(TcpFlags::RST) {
                 open.remove(&client);
+            }
+        }
+        most
+    }
+
+    /// The most handshakes that a service at this address had at once and that were not finished: a
+    /// SYN went to it, and neither its client's next segment nor an RST of either side came after.
+    #[must_use]
+    pub fn most_half_open(&self, service: SocketAddr) -> usize {
+        let mut open = HashSet::new();
+        let mut most = 0;
+        for segment in self.segments() {
+            if segment.destination == service && segment.flags.is_connection_request() {
+                open.insert(segment.source);
+                most = most.max(open.len());
+            } else if segment.destination == service {
+                open.remove(&segment.source);
+            } else if segment.source == service && segment.has(TcpFlags::RST) {
+                open.remove(&segment.destination);
             }
         }
         most

@@ -47,16 +47,20 @@ impl Write for Paced<'_> {
     }
 }
 
-/// Answers `G` with a page, and a digit with a download that takes so many tenths of `whole`.
-fn serve(
+/// Answers `G` with a page, a digit with a download that takes so many tenths of `whole`, and `E`
+/// with what comes after it.
+pub(crate) fn serve(
     whole: Duration,
 ) -> impl Fn(&mut TcpStream, &server::Count) -> io::Result<()> + Send + Sync + 'static {
-    move |stream, _| {
+    move |stream, count| {
         let mut asked = [0];
         stream.read_exact(&mut asked)?;
         if asked == *b"G" {
             server::read_head(stream)?;
             return server::respond(stream);
+        }
+        if asked == *b"E" {
+            return server::echo(stream, count);
         }
         let tenths = u32::from(asked[0].saturating_sub(b'0'));
         let pause = whole / 10 * tenths / PIECES;
@@ -64,10 +68,16 @@ fn serve(
     }
 }
 
-fn download(service: SocketAddr, tenths: u8) -> io::Result<u64> {
+/// Digest of what came of a download.
+pub(crate) fn download(service: SocketAddr, tenths: u8) -> io::Result<u64> {
     let mut stream = connect(service)?;
     stream.write_all(&[b'0' + tenths])?;
     digest_of(&mut stream)
+}
+
+/// Digest of a whole download.
+pub(crate) fn whole_download() -> u64 {
+    send_pattern(&mut io::sink(), DOWNLOAD).expect("a sink takes all")
 }
 
 /// Reloads for `time`, each time with other back-ends, in another order and of other weights;
@@ -85,7 +95,7 @@ pub fn reload_under_load(time: Duration) {
     config.web().queue_timeout = "60s";
     let daemon = Daemon::start(&lab, &config).expect("a daemon");
     let service = lab.service(Family::V4, SERVICE_PORT);
-    let digest = send_pattern(&mut io::sink(), DOWNLOAD).expect("a sink takes all");
+    let digest = whole_download();
 
     let over = AtomicBool::new(false);
     let (fetched, downloaded) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -156,7 +166,8 @@ pub fn reload_under_load(time: Duration) {
     daemon.finish().expect("nothing is left");
 }
 
-struct Stop<'a>(&'a AtomicBool);
+/// Says that it is over when it is dropped.
+pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

@@ -55,8 +55,14 @@ pub struct Service {
     pub policy: &'static str,
     /// Further lines of `[service.ceiling]`, and sections within it.
     pub ceiling: String,
+    /// Lines of `[service.flood]`.
+    pub flood: &'static str,
     /// `tcp`, `http` or `off`.
     pub health: &'static str,
+    /// How long an answer to a SYN may take, with its unit; `None` for the daemon's default.
+    pub connect_timeout: Option<&'static str>,
+    /// Further lines of `[service.health]`.
+    pub health_keys: String,
     /// How long a handshake may take, with its unit.
     pub handshake_timeout: &'static str,
     /// How long a connection may be silent, with its unit.
@@ -162,7 +168,10 @@ impl Service {
             overflow: "refuse",
             policy: "fixed",
             ceiling: String::new(),
+            flood: "",
             health: "off",
+            connect_timeout: None,
+            health_keys: String::new(),
             handshake_timeout: "5s",
             idle_timeout: "5m",
             closing_timeout: "30s",
@@ -181,8 +190,13 @@ impl Service {
         writeln!(toml, "overflow = {:?}", self.overflow)?;
         writeln!(toml, "\n[service.ceiling]\npolicy = {:?}", self.policy)?;
         writeln!(toml, "{}", self.ceiling)?;
+        writeln!(toml, "\n[service.flood]\n{}", self.flood)?;
         writeln!(toml, "\n[service.health]\nkind = {:?}", self.health)?;
+        writeln!(toml, "{}", self.health_keys)?;
         writeln!(toml, "\n[service.timeouts]")?;
+        if let Some(connect) = self.connect_timeout {
+            writeln!(toml, "connect   = {connect:?}")?;
+        }
         writeln!(toml, "handshake = {:?}", self.handshake_timeout)?;
         writeln!(toml, "idle      = {:?}", self.idle_timeout)?;
         writeln!(toml, "closing   = {:?}", self.closing_timeout)?;

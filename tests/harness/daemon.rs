@@ -93,15 +93,26 @@ impl<'lab> Daemon<'lab> {
 
     /// Starts it in a manner that its restarts keep.
     pub fn start_in(lab: &'lab Lab, files: Files, manner: Manner) -> Result<Self> {
+        let mut daemon = Self::unstarted(lab, files)?;
+        daemon.manner = manner;
+        daemon.launch()?;
+        Ok(daemon)
+    }
+
+    /// One that does not run yet; [`Self::restart`] starts it.
+    pub fn unstarted(lab: &'lab Lab, files: Files) -> Result<Self> {
         mount_bpf_fs()?;
-        let mut daemon = Self {
+        Ok(Self {
             namespace: lab.dispatcher(),
             process: None,
             files,
-            manner,
-        };
-        daemon.launch()?;
-        Ok(daemon)
+            manner: Manner::default(),
+        })
+    }
+
+    /// Another manner for the starts that follow.
+    pub fn set_manner(&mut self, manner: Manner) {
+        self.manner = manner;
     }
 
     /// Runs `dispatcher run` with `config` to its end: for configurations that it refuses.
@@ -330,6 +341,18 @@ impl<'lab> Daemon<'lab> {
         self.launch()
     }
 
+    /// Waits until it has ended by itself; it may have done so while it started.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the daemon is not running")?;
+        match wait_until(&mut process, PATIENCE)? {
+            Some(status) => Ok(status),
+            None => {
+                self.process = Some(process);
+                bail!("the daemon still runs:\n{}", self.log())
+            }
+        }
+    }
+
     fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         let mut process = self.process.take().context("the daemon is not running")?;
         kill(Pid::from_raw(process.id() as i32), signal)?;
@@ -346,9 +369,7 @@ impl<'lab> Daemon<'lab> {
 
     /// `dispatcher unload`: detaches the program and removes the pins.
     pub fn unload(&self) -> Result<()> {
-        let mut command = dispatcher_in(self.namespace)?;
-        command.args(["unload", "--config"]).arg(&self.files.config);
-        let output = command.stdin(Stdio::null()).output()?;
+        let output = self.run_unload(&[])?;
         ensure!(
             output.status.success(),
             "dispatcher unload ended with {}: {}",
@@ -356,6 +377,13 @@ impl<'lab> Daemon<'lab> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())
+    }
+
+    /// `dispatcher unload` with further words, whatever comes of it.
+    pub fn run_unload(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = dispatcher_in(self.namespace)?;
+        command.args(["unload", "--config"]).arg(&self.files.config);
+        Ok(command.args(arguments).stdin(Stdio::null()).output()?)
     }
 
     /// Stops and unloads; fails if a pin or an attached program is left.

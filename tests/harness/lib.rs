@@ -5,16 +5,20 @@ pub mod netns;
 pub mod instruction;
 pub mod port_program;
 pub mod topology;
+pub mod narrows;
 pub mod scratch;
 pub mod config;
 pub mod status;
 pub mod daemon;
 pub mod stopped;
+pub mod terminal;
+pub mod privilege;
 pub mod debian;
 pub mod package;
 pub mod wire;
 pub mod capture;
 pub mod raw;
+pub mod flood;
 pub mod server;
 pub mod client;
 pub mod nginx;
@@ -24,16 +28,20 @@ pub mod zram;
 pub mod interrupt;
 pub mod browser;
 pub mod sampler;
+pub mod kernel;
 pub mod scenario;
 pub mod churn;
+pub mod outages;
+pub mod restarts;
 pub mod packet;
+pub mod icmp;
 pub mod program;
 pub mod floor;
 
 use std::time::{Duration, Instant};
 
-/// How long a condition that must come true may take, on a loaded machine too.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a condition that must come true may take, on a loaded or an emulated machine too.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Polls until `condition` holds; panics with `what` when it does not within `deadline`.
 #[track_caller]

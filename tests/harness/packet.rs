@@ -163,6 +163,12 @@ impl Packet {
         Self::of(IpNumber::ICMP, src, dst).payload(&[8, 0, 0, 0, 0, 1, 0, 1])
     }
 
+    /// A packet with this protocol number over IPv4, and nothing between IP header and payload.
+    #[must_use]
+    pub fn raw(protocol: u8, src: Host, dst: Host) -> Self {
+        Self::of(IpNumber(protocol), src, dst)
+    }
+
     fn of(protocol: IpNumber, src: Host, dst: Host) -> Self {
         Self {
             src,

@@ -36,6 +36,8 @@ pub const ELSEWHERE: u32 = 77;
 pub const GENERATION: u32 = 7;
 /// The tick of a program that was just loaded.
 pub const TICKS: u32 = 1000;
+/// The secret of a program that was just loaded.
+pub const SECRET: [u32; 4] = [0x0123_4567, 0x89ab_cdef, 0xfedc_ba98, 0x7654_3210];
 /// Initial sequence number of the client in [`spec`].
 pub const CLIENT_ISN: u32 = 1000;
 /// Flow index in [`spec`].
@@ -117,6 +119,7 @@ pub struct Program {
     backends: PerCpuArray<MapData, BackendCounters>,
     counters: PerCpuArray<MapData, u64>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
+    unproven: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
     counted: Vec<u64>,
     /// What the kernel says of `FLOWS`.
@@ -152,6 +155,7 @@ impl Program {
             backends: take(&mut ebpf, maps::BACKENDS.name),
             counters: take(&mut ebpf, maps::COUNTERS.name),
             times: take(&mut ebpf, maps::TIMES.name),
+            unproven: take(&mut ebpf, maps::UNPROVEN.name),
             ring: take(&mut ebpf, maps::EVENTS.name),
             counted: Vec::new(),
             ingress: (INGRESS, 0),
@@ -174,6 +178,7 @@ impl Program {
             network_generation: GENERATION,
             ticks: TICKS,
             unattended: UNATTENDED_DROP,
+            secret: SECRET,
         };
         change(&mut control);
         self.control.set(0, control, 0).expect("CONTROL is written");
@@ -185,7 +190,8 @@ impl Program {
             (ServiceKey::any_port(addr), Service::ADDRESS_ONLY),
         ];
         for (key, index) in keys {
-            let inserted = self.services.insert(key, Service { index }, 0);
+            let service = Service { index, guarded: 0 };
+            let inserted = self.services.insert(key, service, 0);
             inserted.expect("SERVICES has room");
         }
     }
@@ -255,6 +261,13 @@ impl Program {
     pub fn times(&self, backend: u32, kind: Kind) -> Vec<Histogram> {
         let values = self.times.get(&kind.key(backend), 0);
         values.expect("it is measured").iter().copied().collect()
+    }
+
+    /// Requests to a service that were dropped because they had not proved alive.
+    #[must_use]
+    pub fn unproven(&self, service: u32) -> u64 {
+        let values = self.unproven.get(&service, 0).expect("UNPROVEN has it");
+        values.iter().sum()
     }
 
     /// Events that were reported and not yet read.
@@ -392,29 +405,44 @@ pub enum Verdict {
     Punted,
     /// Sent on, by this action.
     Sent(Action),
+    /// Dropped, and turned into an ICMP error for its sender.
+    Told(DropReason),
+    /// A ping, turned into its answer.
+    Answered,
     /// Dropped.
     Dropped(DropReason),
 }
 
 impl Outcome {
     /// Action and counters as one verdict, which each must agree on: exactly the counter that
-    /// belongs to it moved, by one. A lost event is beside the point here.
+    /// belongs to it moved, by one. Beside the point here are a lost event, and that what was sent
+    /// on is a translated ICMP error.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let lost = Handled::EventLost.label();
-        let moved: Vec<_> = self.moved.iter().filter(|(of, _)| *of != lost).collect();
+        let beside = [Handled::EventLost, Handled::IcmpTranslated].map(Handled::label);
+        let beside = |label| beside.contains(label);
+        let moved: Vec<_> = self.moved.iter().filter(|(of, _)| !beside(of)).collect();
+        let reason = |label: &str| {
+            let mut reasons = DropReason::ALL.iter();
+            reasons.find(|reason| reason.label() == label).copied()
+        };
         let verdict = match (self.action, &moved[..]) {
             (action @ (Action::Tx | Action::Redirect), []) => Some(Verdict::Sent(action)),
             (Action::Pass, [("passed", 1)]) => Some(Verdict::Passed),
             (Action::Pass, [("handed_to_host", 1)]) => Some(Verdict::HandedToHost),
             (Action::Redirect, [("punted", 1)]) => Some(Verdict::Punted),
-            (Action::Drop, [(label, 1)]) => DropReason::ALL
-                .iter()
-                .find(|reason| reason.label() == *label)
-                .map(|reason| Verdict::Dropped(*reason)),
+            (Action::Tx, [("ping_answered", 1)]) => Some(Verdict::Answered),
+            (Action::Tx, [(label, 1)]) => reason(label).map(Verdict::Told),
+            (Action::Drop, [(label, 1)]) => reason(label).map(Verdict::Dropped),
             _ => None,
         };
         verdict.unwrap_or_else(|| panic!("{:?} contradicts {:?}", self.action, self.moved))
+    }
+
+    /// Whether it was counted as a translated ICMP error.
+    #[must_use]
+    pub fn is_translated_error(&self) -> bool {
+        self.moved.contains(&(Handled::IcmpTranslated.label(), 1))
     }
 
     /// Whether an event found the ring full.

@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(2);
 const REST: u32 = 15;
 /// `TCP_ESTABLISHED` as `/proc/net/tcp` prints it.
 const ESTABLISHED: &str = "01";
+/// `TCP_SYN_RECV`: the SYN-ACK was sent, and nothing has come back.
+const HALF_OPEN: &str = "03";
 
 /// A sampler that runs until it is dropped.
 #[derive(Debug)]
@@ -33,6 +35,16 @@ impl Sampler {
     /// Starts to look at established connections at a local port in there.
     #[must_use]
     pub fn start(namespace: &Namespace, port: u16) -> Self {
+        Self::start_for(namespace, port, ESTABLISHED)
+    }
+
+    /// Starts to look at handshakes at a local port in there that are not finished.
+    #[must_use]
+    pub fn start_half_open(namespace: &Namespace, port: u16) -> Self {
+        Self::start_for(namespace, port, HALF_OPEN)
+    }
+
+    fn start_for(namespace: &Namespace, port: u16, state: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let now = Arc::new(AtomicUsize::new(0));
         let most = Arc::new(AtomicUsize::new(0));
@@ -41,7 +53,7 @@ impl Sampler {
             let mut before = HashSet::new();
             while !stopped.load(Ordering::Relaxed) {
                 let begin = Instant::now();
-                let seen = established(port);
+                let seen = remotes(port, state);
                 let count = before.intersection(&seen).count();
                 before = seen;
                 current.store(count, Ordering::Relaxed);
@@ -79,9 +91,9 @@ impl Drop for Sampler {
     }
 }
 
-/// The other ends of the connections established at a local port, in the calling thread's
-/// namespace, as the kernel prints them.
-fn established(port: u16) -> HashSet<String> {
+/// The other ends of the connections in a state at a local port, in the calling thread's namespace,
+/// as the kernel prints them.
+fn remotes(port: u16, wanted: &str) -> HashSet<String> {
     let suffix = format!(":{port:04X}");
     let mut remotes = HashSet::new();
     for table in ["tcp", "tcp6"] {
@@ -91,7 +103,7 @@ fn established(port: u16) -> HashSet<String> {
             let mut columns = row.split_whitespace().skip(1);
             let (local, remote, state) = (columns.next(), columns.next(), columns.next());
             if let Some(remote) = remote
-                && state == Some(ESTABLISHED)
+                && state == Some(wanted)
                 && local.is_some_and(|local| local.ends_with(&suffix))
             {
                 remotes.insert(remote.to_owned());

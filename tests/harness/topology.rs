@@ -13,6 +13,8 @@
 
 mod wiring;
 
+pub use wiring::Card;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
@@ -40,6 +42,8 @@ const VIP_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 /// The dispatcher's host number in both networks.
 const GATEWAY: u8 = 1;
+/// The host number of a router in either.
+const ROUTER: u8 = 250;
 
 /// How many interfaces the dispatcher has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -314,6 +318,16 @@ impl Lab {
             Family::V4 => CLIENT_NET.v4(host).into(),
             Family::V6 => CLIENT_NET.v6(host).into(),
         }
+    }
+
+    /// The addresses of the dispatcher and of a router in an endpoint's networks, which `node` is.
+    pub(crate) fn neighbours_of(&self, node: &Node, family: Family) -> [IpAddr; 2] {
+        let is_client = self.clients.iter().any(|client| client.v4 == node.v4);
+        let networks = if is_client { &CLIENT_NET } else { &BACKEND_NET };
+        [GATEWAY, ROUTER].map(|host| match family {
+            Family::V4 => networks.v4(host).into(),
+            Family::V6 => networks.v6(host).into(),
+        })
     }
 
     /// A service's address.

@@ -15,7 +15,7 @@ use dispatcher_user::admin::{
 };
 use dispatcher_user::history::History;
 use dispatcher_user::status::{
-    AttachMode, FlowRow, FlowTableStatus, FrameStatus, QueueRow, Status,
+    AttachMode, ChecksStatus, FlowRow, FlowTableStatus, FrameStatus, QueueRow, Status,
 };
 
 /// A daemon without services: what is asked is read, and there is little to tell.
@@ -67,10 +67,12 @@ fn socket() -> &'static PathBuf {
                 capacity: 1,
             },
             frames: FrameStatus::default(),
+            checks: ChecksStatus::default(),
             dropped: BTreeMap::new(),
             handled: BTreeMap::new(),
             groups: Vec::new(),
             services: Vec::new(),
+            interfaces: Vec::new(),
         };
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().expect("a runtime starts");

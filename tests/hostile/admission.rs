@@ -9,13 +9,16 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, FlowId, FlowState, GroupId,
-    LINGER, Overflow, PROBE_RETRY, RECLAIM_AFTER, ServiceCounters, ServiceId, ServiceSettings,
-    Time,
+    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, ConnectFailure,
+    FloodSettings, FlowId, FlowState, GroupId, LINGER, Overflow, PROBE_RETRY, RECLAIM_AFTER,
+    ServiceCounters, ServiceId, ServiceSettings, TRIED_FOR, Time,
 };
 
 // The tests of admission have the reference; it is theirs.
-#[expect(dead_code, reason = "what a window is, only those tests ask")]
+#[expect(
+    dead_code,
+    reason = "what a window is and who refuses, only those tests ask"
+)]
 #[path = "../../dispatcher-user/src/admission/tests/model.rs"]
 mod model;
 use model::Model;
@@ -68,10 +71,12 @@ impl Twins {
             queue_timeout: Duration::from_millis(5003),
             overflow: Overflow::Refuse,
             per_source: 0,
+            connect: Duration::from_millis(4007),
             handshake: Duration::from_millis(4007),
             idle: Duration::from_millis(9011),
             closing: Duration::from_millis(2003),
             balance: Balance::RoundRobin,
+            flood: FloodSettings::OFF,
         };
         let mut admission = Admission::new(flows, BuildHasherDefault::default());
         for ceiling in GROUPS {
@@ -231,6 +236,10 @@ impl Twins {
                 }
                 Command::Probe { key, .. } => {
                     format!("probe {}", char::from(key.src.v4_bytes()[3]))
+                }
+                Command::Unanswered { key, backend, .. } => {
+                    let client = char::from(key.src.v4_bytes()[3]);
+                    format!("no answer to {client} from {}", backend.0)
                 }
             });
         }

@@ -1,6 +1,7 @@
 //! A client, a back-end, the dispatcher between them, and a network on either side that loses,
 //! repeats and reorders. The dispatcher is what it is: the program's state machine, a ring of
-//! events that can be full, and [`Admission`] with one slot.
+//! events that can be full, and [`Admission`] with one slot. To the program nobody attends, so the
+//! client hears of it when the back-end refuses.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -12,8 +13,8 @@ use dispatcher_common::flow::FlowKey;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::tcp::{Phase, SegmentView, Track, advance};
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, FlowId, FlowState, Overflow,
-    ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, FloodSettings, FlowId,
+    FlowState, Overflow, ServiceId, ServiceSettings, Time,
 };
 
 use crate::end::{End, State};
@@ -165,10 +166,12 @@ impl Wire {
             queue_timeout: LONG,
             overflow: Overflow::Drop,
             per_source: 0,
+            connect: LONG,
             handshake: LONG,
             idle: LONG,
             closing: LONG,
             balance: Balance::RoundRobin,
+            flood: FloodSettings::OFF,
         });
         let service = service.expect("the first");
         let ceiling = Ceiling {
@@ -383,6 +386,7 @@ impl Wire {
                     self.compare();
                     self.admission.handle_activity(self.now, flow, Time::ZERO);
                 }
+                Command::Unanswered { .. } => self.compare(),
                 Command::Refuse { .. } | Command::Discard { .. } => {}
             }
         }

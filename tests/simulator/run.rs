@@ -8,8 +8,8 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, DiscardReason, FlowId,
-    Overflow, ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, DiscardReason, FloodSettings,
+    FlowId, Overflow, ServiceId, ServiceSettings, Time,
 };
 use dispatcher_user::ceiling::{Controller, Reason, Settings, Times, Window};
 use foldhash::fast::FixedState;
@@ -30,10 +30,12 @@ const QUEUE: ServiceSettings = ServiceSettings {
     queue_timeout: Duration::from_secs(5),
     overflow: Overflow::Refuse,
     per_source: 0,
+    connect: Duration::from_secs(5),
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(3600),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 const FLOWS_MAX: u32 = 16_384;
@@ -393,7 +395,8 @@ impl<'a> Run<'a> {
                     }
                 }
                 Command::Probe { flow, .. } => self.admission.handle_activity(now, flow, now),
-                Command::Remove { .. } => {}
+                // Servers here answer every SYN.
+                Command::Remove { .. } | Command::Unanswered { .. } => {}
             }
         }
     }

@@ -41,7 +41,8 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
         let mut cargo = cargo::command("bench");
         cargo.args(["--package", &target.package, "--bench", &target.name]);
         if target.package == TESTS_PACKAGE {
-            let [dispatcher] = cargo::build_binaries(["dispatcher"], true, runner)?;
+            let [dispatcher] =
+                cargo::build_binaries(["dispatcher"], cargo::Build::RELEASE, runner)?;
             cargo
                 .env("DISPATCHER_BIN", dispatcher)
                 .envs(cargo::elevating_runner()?);

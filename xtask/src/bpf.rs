@@ -68,15 +68,16 @@ pub fn inputs() -> Vec<PathBuf> {
 /// Environment variables that the object depends on.
 pub const INPUT_VARIABLES: [&str; 2] = [PREBUILT_VARIABLE, toolchain::TOOLCHAIN_VARIABLE];
 
-/// Builds the object and puts it into the directory `out`; returns its path.
+/// Builds the object and puts it into the directory `out`; returns its path. With `log`, its
+/// program can tell what becomes of packets; bpftool does not load it then.
 ///
 /// # Errors
 ///
 /// When the toolchain is not complete (the error says what to run), or the program does not build.
-pub fn build(out: &Path) -> Result<PathBuf> {
+pub fn build(out: &Path, log: bool) -> Result<PathBuf> {
     let made = match std::env::var_os(PREBUILT_VARIABLE) {
         Some(path) => PathBuf::from(path),
-        None => compile()?,
+        None => compile(log)?,
     };
     let object = out.join(OBJECT);
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -85,12 +86,12 @@ pub fn build(out: &Path) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// The command that compiles the object.
+/// The command that compiles the object, with or without `log`.
 ///
 /// # Errors
 ///
 /// When the toolchain is not complete.
-pub fn cargo_build() -> Result<Command> {
+pub fn cargo_build(log: bool) -> Result<Command> {
     let candidates = toolchain::candidates()?;
     let compiler = toolchain::choose(&candidates)?;
     let mut cargo = compiler_command(compiler, &compiler.cargo)?;
@@ -102,11 +103,14 @@ pub fn cargo_build() -> Result<Command> {
         "--package",
         PACKAGE,
     ]);
+    if log {
+        cargo.args(["--features", "log"]);
+    }
     Ok(cargo)
 }
 
-fn compile() -> Result<PathBuf> {
-    command::run(&mut cargo_build()?)?;
+fn compile(log: bool) -> Result<PathBuf> {
+    command::run(&mut cargo_build(log)?)?;
     let object = own_target_directory()
         .join(TARGET)
         .join("release")

@@ -21,13 +21,24 @@ pub struct Options {
     /// Build with optimizations.
     #[arg(long)]
     release: bool,
+    /// Let the program tell in the log, at level debug, what becomes of packets.
+    #[arg(long)]
+    program_log: bool,
+}
+
+impl Options {
+    fn build(&self) -> cargo::Build {
+        cargo::Build {
+            release: self.release,
+            program_log: self.program_log,
+        }
+    }
 }
 
 #[derive(Args)]
 pub struct RunOptions {
-    /// Build with optimizations.
-    #[arg(long)]
-    release: bool,
+    #[command(flatten)]
+    build: Options,
     /// What the dispatcher is given.
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -35,9 +46,9 @@ pub struct RunOptions {
 
 pub fn build_ebpf(runner: Runner) -> Result<()> {
     if runner.dry_run {
-        return runner.run(&mut bpf::cargo_build()?);
+        return runner.run(&mut bpf::cargo_build(false)?);
     }
-    let path = bpf::build(&bpf::target_directory().join("bpf"))?;
+    let path = bpf::build(&bpf::target_directory().join("bpf"), false)?;
     let data = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     println!("{}: {} bytes", path.display(), data.len());
     print!("{}", summary(&path, &data)?);
@@ -110,13 +121,13 @@ fn parse<'data>(path: &Path, data: &'data [u8]) -> Result<object::File<'data>> {
 }
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
-    let [dispatcher] = cargo::build_binaries(["dispatcher"], options.release, runner)?;
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], options.build(), runner)?;
     println!("{}", dispatcher.display());
     Ok(())
 }
 
 pub fn run_daemon(options: &RunOptions, runner: Runner) -> Result<()> {
-    let [dispatcher] = cargo::build_binaries(["dispatcher"], options.release, runner)?;
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], options.build.build(), runner)?;
     let mut daemon = privilege::elevated(dispatcher)?;
     daemon.args(&options.arguments);
     if runner.dry_run {

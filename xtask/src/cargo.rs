@@ -21,35 +21,46 @@ pub fn command(subcommand: &str) -> Command {
     command
 }
 
+/// How binaries are built; by default as developers want them.
+#[derive(Clone, Copy, Default)]
+pub struct Build {
+    /// With optimizations.
+    pub release: bool,
+    /// With a program that can tell what becomes of packets.
+    pub program_log: bool,
+}
+
+impl Build {
+    /// What users are given.
+    pub const RELEASE: Self = Self {
+        release: true,
+        program_log: false,
+    };
+}
+
 /// Builds binaries of the workspace and returns the paths of those named, in that order.
 ///
 /// All of them are built at once, always: with another selection of packages cargo would choose
 /// other features of the dependencies, and build those twice.
 pub fn build_binaries<const N: usize>(
     names: [&str; N],
-    release: bool,
+    build: Build,
     runner: Runner,
 ) -> Result<[PathBuf; N]> {
     let mut cargo = command("build");
     cargo.args(["--workspace", "--bins"]);
-    if release {
+    if build.release {
         cargo.arg("--release");
+    }
+    if build.program_log {
+        cargo.args(["--features", "dispatcher-user/program-log"]);
     }
     if runner.dry_run {
         runner.run(&mut cargo)?;
-        let profile = if release { "release" } else { "debug" };
+        let profile = if build.release { "release" } else { "debug" };
         return Ok(names.map(|name| bpf::target_directory().join(profile).join(name)));
     }
-    cargo.arg("--message-format=json-render-diagnostics");
-    eprintln!("$ {}", command::describe(&cargo));
-    let output = cargo
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run {}", command::describe(&cargo)))?;
-    if !output.status.success() {
-        bail!("{}: {}", output.status, command::describe(&cargo));
-    }
-    let messages = String::from_utf8(output.stdout).context("cargo's messages are no UTF-8")?;
+    let messages = messages(&mut cargo)?;
     let mut paths = [const { None }; N];
     for (path, name) in paths.iter_mut().zip(names) {
         *path = Some(
@@ -58,6 +69,42 @@ pub fn build_binaries<const N: usize>(
         );
     }
     Ok(paths.map(Option::unwrap_or_default))
+}
+
+/// Builds test targets and returns the path of each, in the order of `names`.
+///
+/// Of the whole workspace, for the reason of [`build_binaries`].
+pub fn build_tests(names: &[String], runner: Runner) -> Result<Vec<PathBuf>> {
+    let mut cargo = command("test");
+    cargo.args(["--workspace", "--no-run"]);
+    for name in names {
+        cargo.args(["--test", name]);
+    }
+    if runner.dry_run {
+        runner.run(&mut cargo)?;
+        return Ok(names.iter().map(PathBuf::from).collect());
+    }
+    let messages = messages(&mut cargo)?;
+    names
+        .iter()
+        .map(|name| {
+            executable(&messages, name).with_context(|| format!("cargo has built no test {name}"))
+        })
+        .collect()
+}
+
+/// Runs a build to its end; returns what cargo says of it to programs.
+fn messages(cargo: &mut Command) -> Result<String> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    eprintln!("$ {}", command::describe(cargo));
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", command::describe(cargo)))?;
+    if !output.status.success() {
+        bail!("{}: {}", output.status, command::describe(cargo));
+    }
+    String::from_utf8(output.stdout).context("cargo's messages are no UTF-8")
 }
 
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {

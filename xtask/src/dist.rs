@@ -55,6 +55,7 @@ const FILES: &[(&str, &str)] = &[
         "share/doc/dispatcher/examples/policies.toml",
     ),
     ("README.md", "share/doc/dispatcher/README.md"),
+    ("ARCHITECTURE.md", "share/doc/dispatcher/ARCHITECTURE.md"),
 ];
 
 /// Completions: the shell, and where it looks for them below `usr`.
@@ -76,7 +77,8 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
         None => {
-            let [dispatcher] = cargo::build_binaries(["dispatcher"], true, runner)?;
+            let [dispatcher] =
+                cargo::build_binaries(["dispatcher"], cargo::Build::RELEASE, runner)?;
             dispatcher
         }
     };

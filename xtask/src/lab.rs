@@ -58,7 +58,11 @@ fn hand_over(
     runner: Runner,
 ) -> Result<()> {
     let names = ["dispatcher", "dispatcher-lab"];
-    let [dispatcher, lab] = cargo::build_binaries(names, release, runner)?;
+    let build = cargo::Build {
+        release,
+        ..Default::default()
+    };
+    let [dispatcher, lab] = cargo::build_binaries(names, build, runner)?;
     let mut lab = privilege::elevated(lab)?;
     lab.env("DISPATCHER_BIN", dispatcher)
         .env("DISPATCHER_LAB_COMMAND", "cargo xtask lab")

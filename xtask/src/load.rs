@@ -57,7 +57,7 @@ pub fn load(options: &LoadOptions, runner: Runner) -> Result<()> {
             attached.program
         );
     }
-    let object = bpf::build(&bpf::target_directory().join("bpf"))?;
+    let object = bpf::build(&bpf::target_directory().join("bpf"), false)?;
     let data = fs::read(&object)?;
     let functions = build::functions(&object, &data)?;
     let program = functions

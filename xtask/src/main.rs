@@ -15,6 +15,7 @@ mod build;
 mod load;
 mod lab;
 mod test;
+mod vm;
 mod bench;
 mod simulate;
 mod fuzz;
@@ -114,5 +115,6 @@ fn ci(runner: Runner) -> Result<()> {
     lint::run(runner)?;
     test::page_tools(runner)?;
     test::run_group(test::Group::All, &[], runner)?;
-    test::run_group(test::Group::Page, &[], runner)
+    test::run_group(test::Group::Page, &[], runner)?;
+    test::run_group(test::Group::Log, &[], runner)
 }

@@ -19,7 +19,8 @@ pub struct Options {
 }
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
-    let [simulate] = cargo::build_binaries(["dispatcher-simulate"], false, runner)?;
+    let [simulate] =
+        cargo::build_binaries(["dispatcher-simulate"], cargo::Build::default(), runner)?;
     let mut simulate = Command::new(simulate);
     simulate.args(&options.arguments);
     if runner.dry_run {

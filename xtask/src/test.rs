@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use xtask::command::Runner;
 
 use crate::cargo::{self, TESTS_PACKAGE, Target};
-use crate::setup;
+use crate::{setup, vm};
 
 #[derive(Args)]
 pub struct Options {
@@ -28,12 +28,17 @@ pub enum Group {
     Kernel,
     /// The daemon and the program on real interfaces in network namespaces.
     Netns,
-    /// What takes a kernel with VLAN devices (8021q), as in a virtual machine; not part of `all`.
+    /// The program, the daemon's core and VLAN devices on Linux 6.1, in a virtual machine; not part
+    /// of `all`.
     Vm,
     /// The status page in Chromium, which setup installs for it; not part of `all`.
     Page,
     /// Long runs; not part of `all`.
     Soak,
+    /// Draws the figures of the manual that take a daemon under load; not part of `all`.
+    Figures,
+    /// What the program tells in the log, by a daemon that is built for it; not part of `all`.
+    Log,
     /// The package in a fresh Debian from the network, and promtool's judgement; not part of `all`.
     Dist,
     /// Unit, kernel and netns.
@@ -42,7 +47,7 @@ pub enum Group {
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
     setup::run(&setup::Options { check: false }, runner)?;
-    if options.group == Group::Page {
+    if matches!(options.group, Group::Page | Group::Figures) {
         page_tools(runner)?;
     }
     run_group(options.group, &options.arguments, runner)
@@ -67,10 +72,37 @@ pub fn run_group(group: Group, arguments: &[OsString], runner: Runner) -> Result
             setup::install_for("cargo xtask test dist", setup::packages::DIST, runner)?;
             privileged(group, arguments, runner)
         }
-        Group::Kernel | Group::Netns | Group::Vm | Group::Page | Group::Soak => {
+        Group::Kernel | Group::Netns | Group::Page | Group::Log | Group::Figures | Group::Soak => {
             privileged(group, arguments, runner)
         }
+        Group::Vm => on_oldest_kernel(arguments, runner),
     }
+}
+
+/// What of the group `netns` runs on the oldest kernel too: connections from the first SYN to the
+/// last ACK, sockets, adoption, what the daemon gives up.
+const CORE: [&str; 5] = [
+    "netns_admission",
+    "netns_forward",
+    "netns_lifecycle",
+    "netns_privilege",
+    "netns_xsk",
+];
+
+fn on_oldest_kernel(arguments: &[OsString], runner: Runner) -> Result<()> {
+    setup::install_for("cargo xtask test vm", setup::packages::VM, runner)?;
+    let targets = cargo::targets("test")?;
+    let mut names = of_group(&targets, Group::Kernel);
+    // What a package holds is the same on all kernels.
+    names.retain(|name| name != "contract_package");
+    names.extend(of_group(&targets, Group::Vm));
+    names.extend(CORE.map(str::to_owned));
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], cargo::Build::default(), runner)?;
+    let executables = cargo::build_tests(&names, runner)?;
+    let tests: Vec<_> = std::iter::zip(names, executables)
+        .map(|(name, executable)| vm::Test { name, executable })
+        .collect();
+    vm::run(&tests, &dispatcher, arguments, runner)
 }
 
 // Always the whole workspace, or cargo would choose other features of the dependencies and build
@@ -98,8 +130,11 @@ fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()
         "package {TESTS_PACKAGE} has no test target of group {group:?}"
     );
     // What is packaged is what users are given.
-    let release = group == Group::Dist;
-    let [dispatcher] = cargo::build_binaries(["dispatcher"], release, runner)?;
+    let build = cargo::Build {
+        release: group == Group::Dist,
+        program_log: group == Group::Log,
+    };
+    let [dispatcher] = cargo::build_binaries(["dispatcher"], build, runner)?;
     let mut cargo = cargo::command("test");
     cargo
         .args(["--workspace", "--no-fail-fast"])
@@ -112,10 +147,6 @@ fn privileged(group: Group, arguments: &[OsString], runner: Runner) -> Result<()
     if group != Group::Kernel {
         // Their timing is the subject: they share no machine with each other.
         cargo.arg("--test-threads=1");
-    }
-    if group == Group::Vm {
-        // Elsewhere they are ignored, so that nothing passes that did not run.
-        cargo.arg("--include-ignored");
     }
     runner.run(&mut cargo)
 }
@@ -135,6 +166,8 @@ fn belongs(target: &str, group: Group) -> bool {
         Group::Netns => &["netns_"],
         Group::Vm => &["vlan_devices"],
         Group::Page => &["page_"],
+        Group::Log => &["log_"],
+        Group::Figures => &["figure_"],
         Group::Soak => &["soak_"],
         Group::Dist => &["dist_"],
         Group::Unit | Group::All => &[],
@@ -155,12 +188,22 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_on_the_oldest_kernel_is_there() {
+        let targets = cargo::targets("test").unwrap();
+        for name in CORE {
+            assert!(targets.iter().any(|target| target.name == name), "{name}");
+        }
+    }
+
+    #[test]
     fn every_target_of_the_tests_package_belongs_to_one_group() {
         let groups = [
             Group::Kernel,
             Group::Netns,
             Group::Vm,
             Group::Page,
+            Group::Log,
+            Group::Figures,
             Group::Soak,
             Group::Dist,
         ];

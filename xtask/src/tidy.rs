@@ -92,7 +92,13 @@ fn documents(workspace: &Path, read: &impl Fn(&str) -> Result<String>) -> Result
         let there = workspace.join(path).exists();
         there.then(|| read(path).unwrap_or_default())
     };
-    let of_the_root = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
+    let of_the_root = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+    ];
+    let of_the_root = of_the_root.map(str::to_owned);
     let pages = pages.into_iter().map(|page| format!("docs/{page}"));
     for file in of_the_root.into_iter().chain(pages) {
         let text = read(&file).unwrap_or_default();

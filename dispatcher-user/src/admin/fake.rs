@@ -11,8 +11,9 @@ use super::{
 use crate::config::Config;
 use crate::history::History;
 use crate::status::{
-    AttachMode, BackendState, BackendStatus, CeilingMove, FlowRow, FlowState, FlowTableStatus,
-    FrameStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
+    AttachMode, BackendState, BackendStatus, CeilingMove, ChecksStatus, FloodStatus, FlowRow,
+    FlowState, FlowTableStatus, FrameStatus, GroupStatus, HealthCheck, HealthStatus,
+    InterfaceState, InterfaceStatus, QueueRow, QueueStatus, Rate, Requests, ServiceStatus, Status,
     SuggestedCeiling, TimesBySize, TimesMs, Totals, WaitMs,
 };
 use crate::telemetry::{QUEUE_WAIT_BUCKETS, TIMES_BUCKETS};
@@ -137,6 +138,11 @@ pub(crate) fn status() -> Status {
             home: 4090,
             in_flight: 6,
         },
+        checks: ChecksStatus {
+            running: 3,
+            most: 512,
+            waited: 9,
+        },
         dropped: BTreeMap::from([("no_flow".to_owned(), 7), ("fragment".to_owned(), 0)]),
         handled: BTreeMap::from([("punted".to_owned(), 100), ("event_lost".to_owned(), 2)]),
         groups: vec![GroupStatus {
@@ -171,9 +177,33 @@ pub(crate) fn status() -> Status {
                 expired: 10,
                 abandoned: 7,
                 retransmitted: 11,
+                retried: 5,
+                admitted_max: 61,
+            },
+            flood: FloodStatus {
+                on: true,
+                since_seconds: Some(12.5),
+                count: 2,
+                unproven: 4_000_000,
             },
             backends: vec![backend()],
         }],
+        interfaces: vec![
+            InterfaceStatus {
+                name: "eth0".to_owned(),
+                state: InterfaceState::Up,
+                attach_mode: Some(AttachMode::Native),
+                queues: 4,
+                why: None,
+            },
+            InterfaceStatus {
+                name: "eth1".to_owned(),
+                state: InterfaceState::Missing,
+                attach_mode: None,
+                queues: 0,
+                why: None,
+            },
+        ],
     }
 }
 
@@ -182,6 +212,19 @@ fn backend() -> BackendStatus {
         name: "web-1".to_owned(),
         address: "10.0.0.11:8080".parse().unwrap(),
         state: BackendState::Up,
+        health: Some(HealthStatus {
+            kind: "http".to_owned(),
+            verdict: "up".to_owned(),
+            since_seconds: 60.0,
+            why: Some("checks in succession: 2".to_owned()),
+            last: Some(HealthCheck {
+                result: "passed".to_owned(),
+                why: None,
+                took_ms: 1.5,
+                seconds_ago: 0.5,
+            }),
+            checks: BTreeMap::from([("passed".to_owned(), 20), ("status".to_owned(), 3)]),
+        }),
         active: 30,
         half_open: 2,
         active_max: 32,
@@ -233,6 +276,8 @@ fn backend() -> BackendStatus {
             packets_out: 5401,
             bytes_in: 100_000,
             bytes_out: 900_000,
+            refused: 4,
+            silent: 1,
         },
     }
 }

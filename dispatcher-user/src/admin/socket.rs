@@ -1,10 +1,10 @@
 //! The file of the admin socket: made with its mode, never taken from a running daemon, removed at
 //! the end.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ use tokio::net::UnixListener;
 
 /// Root and the group of the socket's owner.
 const SOCKET_MODE: u32 = 0o660;
+/// Of a directory that has to be made for it.
+const DIRECTORY_MODE: u32 = 0o750;
 /// Connections that wait to be accepted: who comes when it is full is told so at once, and the
 /// commands try again.
 const BACKLOG: i32 = 1024;
@@ -43,7 +45,10 @@ impl Drop for SocketFile {
 pub(super) fn listen_at(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
     let shown = path.display();
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)
+        let mut make = DirBuilder::new();
+        make.recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(directory)
             .with_context(|| format!("cannot make directory {}", directory.display()))?;
     }
     remove_stale(path)?;

@@ -2,7 +2,8 @@
 
 use crate::human::{Tone, View, painted, size, time};
 use crate::status::{
-    BackendState, BackendStatus, CeilingMove, FlowRow, QueueRow, ServiceStatus, Status,
+    BackendState, BackendStatus, CeilingMove, FlowRow, InterfaceState, QueueRow, ServiceStatus,
+    Status,
 };
 
 /// Spaces between columns.
@@ -168,6 +169,19 @@ pub fn status_tables(status: &Status, view: View) -> String {
         text.push_str(&painted(&line, Tone::Notable, view.colour));
         text.push('\n');
     }
+    for interface in &status.interfaces {
+        if interface.state != InterfaceState::Up {
+            let why = interface.why.iter().map(|why| format!(": {why}"));
+            let line = format!(
+                "interface {} is {}",
+                interface.name,
+                interface.state.label()
+            );
+            let line = why.fold(line, |line, why| line + &why);
+            text.push_str(&painted(&line, Tone::Bad, view.colour));
+            text.push('\n');
+        }
+    }
     for group in &status.groups {
         text.push_str(&format!(
             "group {}: {} of {} connections, most {}\n",
@@ -187,6 +201,7 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
         address,
         queue,
         requests,
+        flood,
         ..
     } = service;
     let wait = &queue.wait_ms;
@@ -215,6 +230,13 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
         text.push_str(&line);
         text.push('\n');
     }
+    if let Some(seconds) = flood.since_seconds {
+        text.push_str(&format!(
+            "  flood     on for {}: {} requests dropped that had not proved alive\n",
+            time(seconds),
+            flood.unproven,
+        ));
+    }
     let columns = [
         column("back-end", Name, 0),
         column("address", Address, 4),
@@ -231,13 +253,22 @@ fn service_table(text: &mut String, service: &ServiceStatus, view: View) {
     let rows: Vec<_> = service.backends.iter().map(backend_row).collect();
     text.push_str(&aligned(&columns, &rows, "  ", view));
     for backend in &service.backends {
-        ceiling_line(text, backend);
+        explain(text, backend);
     }
 }
 
-/// Why the ceiling is what it is, where there is something to tell.
-fn ceiling_line(text: &mut String, backend: &BackendStatus) {
+/// Why its health and its ceiling are what they are, where there is something to tell.
+fn explain(text: &mut String, backend: &BackendStatus) {
     let mut told = Vec::new();
+    if let Some(health) = backend
+        .health
+        .as_ref()
+        .filter(|health| health.verdict != "up")
+    {
+        let (verdict, since) = (&health.verdict, time(health.since_seconds));
+        let why = health.why.as_deref().unwrap_or_default();
+        told.push(format!("health {verdict} for {since}: {why}"));
+    }
     if backend.pinned {
         told.push(format!("pinned at {}", backend.ceiling));
     }

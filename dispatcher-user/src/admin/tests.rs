@@ -95,6 +95,10 @@ async fn the_status_has_the_names_that_users_rely_on() {
         .await;
     let unknown = json!({ "mean": null, "p50": null, "p99": null, "max": null });
     let backend = json!({ "name": "web-1", "address": "10.0.0.11:8080", "state": "up",
+    "health": { "kind": "http", "verdict": "up", "since_seconds": 60.0,
+    "why": "checks in succession: 2",
+    "last": { "result": "passed", "why": null, "took_ms": 1.5, "seconds_ago": 0.5 },
+    "checks": { "passed": 20, "status": 3 } },
     "active": 30, "half_open": 2, "active_max": 32, "ceiling": 32,
     "ceiling_min": 1, "ceiling_max": 255, "capacity": 256, "weight": 1,
     "group": "db", "policy": "queue-depth", "pinned": false,
@@ -109,13 +113,15 @@ async fn the_status_has_the_names_that_users_rely_on() {
     "packets_out": null, "bytes_in": null, "bytes_out": null },
     "total": { "connections": 60, "requests": 58, "unanswered": 1,
     "packets_in": 5400,
-    "packets_out": 5401, "bytes_in": 100_000, "bytes_out": 900_000 } });
+    "packets_out": 5401, "bytes_in": 100_000, "bytes_out": 900_000,
+    "refused": 4, "silent": 1 } });
     assert_eq!(line, "HTTP/1.1 200 OK");
     assert_eq!(
         body,
         json!({ "version": "0.1.0", "uptime_seconds": 12.5, "attach_mode": "native",
           "flows": { "used": 12, "capacity": 262_144 },
           "frames": { "total": 4096, "home": 4090, "in_flight": 6 },
+          "checks": { "running": 3, "most": 512, "waited": 9 },
           "dropped": { "no_flow": 7, "fragment": 0 },
           "handled": { "punted": 100, "event_lost": 2 },
           "groups": [ { "name": "db", "active": 32, "active_max": 40, "ceiling": 100 } ],
@@ -123,8 +129,13 @@ async fn the_status_has_the_names_that_users_rely_on() {
               "queue": { "depth": 3, "capacity": 1024, "oldest_wait_ms": 120,
                   "wait_ms": { "p50": 40, "p99": 180, "max": null } },
               "requests": { "received": 100, "admitted": 60, "queued": 3, "refused": 20,
-                  "expired": 10, "abandoned": 7, "retransmitted": 11 },
-              "backends": [ backend ] } ] })
+                  "expired": 10, "abandoned": 7, "retransmitted": 11, "retried": 5 },
+                  "flood": { "on": true, "since_seconds": 12.5, "count": 2, "unproven": 4_000_000 },
+              "backends": [ backend ] } ],
+          "interfaces": [
+              { "name": "eth0", "state": "up", "attach_mode": "native", "queues": 4, "why": null },
+              { "name": "eth1", "state": "missing", "attach_mode": null, "queues": 0,
+                "why": null } ] })
     );
 }
 
@@ -133,6 +144,7 @@ fn as_told() -> Status {
     let mut status = fake::status();
     let service = &mut status.services[0];
     service.queue.wait_sizes = TimesBySize::default();
+    service.requests.admitted_max = 0;
     let backend = &mut service.backends[0];
     backend.response_sizes = TimesBySize::default();
     backend.connect_sizes = TimesBySize::default();
@@ -534,11 +546,13 @@ fn tables_are_aligned() {
         "\
 dispatcher 0.1.0, up 12 s, attached native, flows 12 of 262144
 dropped: no_flow 7
+interface eth1 is missing
 group db: 32 of 100 connections, most 40
 
 web  192.0.2.10:80
   queue     3 of 1024, oldest 120 ms; waited p50 40 ms, p99 180 ms, max -
   requests  100 received: 60 admitted, 20 refused, 10 expired, 7 abandoned, 3 queued
+  flood     on for 12 s: 4000000 requests dropped that had not proved alive
   back-end  address         state  active  half-open  most  ceiling  capacity  conn/s     p50     \
 p99
   web-1     10.0.0.11:8080  up         30          2    32       32       256   900.0  3.9 ms  \

@@ -46,8 +46,8 @@ pub enum Command<R> {
         isn: u32,
         /// The caller's.
         request: R,
-        /// How long it waited, if it came out of the queue. The same request says so again when it
-        /// is admitted again after a collision.
+        /// How long after its arrival, if it came out of the queue. The same request says so again
+        /// when it is admitted again after a collision.
         waited: Option<Duration>,
     },
     /// Answer with RST.
@@ -94,6 +94,26 @@ pub enum Command<R> {
         /// Where it goes.
         backend: BackendId,
     },
+    /// No answer of the back-end was told in time. Read the flow's phase in the map and say it by
+    /// [`handle_phase`](super::Admission::handle_phase); if the back-end has not answered, say so
+    /// by [`handle_connect_failed`](super::Admission::handle_connect_failed).
+    Unanswered {
+        /// The flow.
+        flow: FlowId,
+        /// Client to service.
+        key: FlowKey,
+        /// Where it goes.
+        backend: BackendId,
+    },
+}
+
+/// What became of a SYN that was sent on to a back-end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ConnectFailure {
+    /// The back-end has answered by RST.
+    Refused,
+    /// Nobody has answered in time.
+    Silent,
 }
 
 /// Why a request was turned away.
@@ -111,6 +131,8 @@ pub enum RefuseReason {
     Expired,
     /// Its service was removed.
     ServiceRemoved,
+    /// Every back-end that is up has refused it.
+    BackendsRefused,
 }
 
 /// Why a request is done with and nothing is sent.
@@ -149,6 +171,10 @@ pub enum RemoveReason {
     Missing,
     /// The caller asked for it.
     Requested,
+    /// The back-end has refused it.
+    Refused,
+    /// The back-end has not answered. It may yet: tell it that nobody waits for that.
+    Silent,
 }
 
 /// Why a flow could not be installed.

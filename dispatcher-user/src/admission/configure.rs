@@ -127,6 +127,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             self.arm_request(index);
         }
         self.set_queue_capacity();
+        self.bound_half_open(id);
         self.settle(now);
     }
 
@@ -201,7 +202,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
         let free = owner.members.iter().position(Option::is_none);
         let position = free.unwrap_or(owner.members.len());
-        let backend = Backend::new(now, service, position as u32, settings);
+        let mut backend = Backend::new(now, service, position as u32, settings);
+        backend.limiter.bound_half_open(owner.half_open_percent());
         let is_free =
             |id: &BackendId| id.0 < self.backends.capacity() && self.backends.get(id.0).is_none();
         let added = match id.filter(is_free) {

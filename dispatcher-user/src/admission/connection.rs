@@ -10,7 +10,7 @@ use dispatcher_common::tcp::Phase;
 use super::command::{
     BackendId, Command, FlowId, InstallFailure, RefuseReason, RemoveReason, ServiceId,
 };
-use super::flows::{Flow, FlowState, Links, Tried};
+use super::flows::{COLLISIONS_MAX, Flow, FlowState, Links, Tried};
 use super::keys::{Owner, OwnerKind};
 use super::limiter::Slot;
 use super::request::Request;
@@ -65,6 +65,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let Some(flow) = self.flows.find(id) else {
             return;
         };
+        let answers = phase.has(Phase::ANSWERED) && !flow.phase.has(Phase::ANSWERED);
+        self.backends[flow.backend.0].counters.answered += u64::from(answers);
         flow.phase = flow.phase.with(phase);
         let (before, after) = (flow.state, FlowState::of(flow.phase));
         if after <= before {
@@ -72,14 +74,22 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
         flow.state = after;
         flow.changed_at = now;
-        let (timer, backend) = (flow.timer, flow.backend);
-        let settings = &self.services[flow.service.0].settings;
+        let (timer, backend, service) = (flow.timer, flow.backend, flow.service);
+        let waited = flow.has_waited;
+        let settings = self.services[service.0].settings;
         let mut slot = before.slot();
         // The end may be all that is heard of a connection that was established.
         let established = after != FlowState::Lingering || flow.phase.is_established();
         if before == FlowState::HalfOpen && established {
             self.backends[backend.0].limiter.establish();
             slot = Some(Slot::Active);
+            let flood = &mut self.services[service.0].flood;
+            if waited {
+                flood.prove();
+            }
+            if flood.is_on() {
+                self.refresh(backend);
+            }
         }
         if after == FlowState::Lingering {
             self.timers.arm(timer, now + LINGER);
@@ -157,16 +167,19 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             self.give_back_slot(now, flow.backend, slot);
         }
         if let Some(isn) = flow.isn {
+            let waited = flow.admitted_at.since(flow.arrived);
             let request = Request {
                 service: flow.service,
                 key: flow.key,
                 isn,
                 request,
-                waited: flow.waited,
-                tried: flow.tried.and(flow.backend).unwrap_or(flow.tried),
+                arrived: flow.arrived,
+                waited: flow.has_waited.then_some(waited),
+                tried: flow.tried.and(self.backends[flow.backend.0].position),
+                collisions: flow.collisions + 1,
             };
             match failure {
-                InstallFailure::Collision => self.try_another(now, &flow, request),
+                InstallFailure::Collision => self.try_another(now, request),
                 InstallFailure::TableFull => self.unadmit(request, RefuseReason::TableFull),
             }
         }
@@ -174,11 +187,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.settle(now);
     }
 
-    fn try_another(&mut self, now: Time, flow: &Flow, request: Request<R>) {
-        let open = self.services[flow.service.0].selector.open(&self.groups);
-        let has_try_left = flow.tried.and(flow.backend).is_some();
-        if has_try_left
-            && let Some(backend) = self.pick(flow.service, open, &flow.key.src, &request.tried)
+    fn try_another(&mut self, now: Time, request: Request<R>) {
+        let service = request.service;
+        let open = self.services[service.0].selector.open(&self.groups);
+        if request.collisions < COLLISIONS_MAX
+            && let Some(backend) = self.pick(service, open, &request.key.src, request.tried)
         {
             self.admit(now, backend, request);
         } else {
@@ -232,13 +245,16 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             backend,
             isn: None,
             generation: id.generation,
-            phase: Phase::default(),
+            // An answer that an earlier daemon's request was given is not counted by this one.
+            phase: Phase(phase.0 & Phase::ANSWERED.0),
             state: FlowState::HalfOpen,
             timer,
             admitted_at: now,
             changed_at: now,
-            waited: None,
-            tried: Tried::default(),
+            arrived: now,
+            has_waited: false,
+            collisions: 0,
+            tried: Tried::NONE,
             links: Links::NONE,
         };
         if self.flows.insert_at(id.index, adopted).is_err() {
@@ -259,6 +275,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let flow = self.flows.at(index);
         match flow.state {
             FlowState::HalfOpen => {
+                let of = &self.services[flow.service.0];
+                let end = flow.admitted_at + of.settings.handshake_in(&of.flood);
+                if now < end {
+                    self.timers.arm(flow.timer, end);
+                    self.ask_for_answer(index, flow.backend);
+                    return false;
+                }
                 self.remove_flow_at(now, index, RemoveReason::HandshakeTimeout);
             }
             FlowState::Lingering => self.remove_flow_at(now, index, RemoveReason::Ended),

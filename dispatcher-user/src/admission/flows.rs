@@ -1,8 +1,6 @@
 //! The flow table: what is known of each flow, by index and generation, and the flows that linger
 //! in the order in which they ended. It keeps records; it decides nothing.
 
-use core::time::Duration;
-
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 
@@ -12,9 +10,9 @@ use super::slab::{NONE, Slab};
 use super::time::Time;
 use super::timer::TimerId;
 
-/// Most back-ends that one request is tried at before it is turned away: a client port that
+/// Most back-ends at which a request may collide before it is turned away: a client port that
 /// collides at as many is no coincidence.
-pub(super) const TRIES_MAX: usize = 4;
+pub(super) const COLLISIONS_MAX: u8 = 4;
 
 /// Where a flow stands in its life. It only ever moves on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -54,30 +52,44 @@ impl FlowState {
     }
 }
 
-/// Back-ends at which a request has met a collision.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tried {
-    len: u8,
-    /// Each a [`BackendId`], of which there are few.
-    backends: [u16; TRIES_MAX - 1],
-}
-
-const _: () = assert!(dispatcher_common::maps::BACKENDS_MAX <= 1 << u16::BITS);
+/// Back-ends that could not take a request: they refused it, were silent, or it collided there. A
+/// bit for a position in the service; positions beyond the 64th share bits, so of more back-ends
+/// some may be passed over that were not tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Tried(u64);
 
 impl Tried {
-    /// Notes one more, if another try is left.
-    pub(super) fn and(mut self, backend: BackendId) -> Option<Self> {
-        *self.backends.get_mut(usize::from(self.len))? = backend.0 as u16;
-        self.len += 1;
-        Some(self)
+    /// None.
+    pub(super) const NONE: Self = Self(0);
+    /// Bits, for whoever counts by them.
+    pub(super) const BITS: u32 = u64::BITS;
+
+    /// The bit of a position.
+    pub(super) const fn bit(position: u32) -> u32 {
+        position % Self::BITS
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.len == 0
+    /// These and one more.
+    pub(super) const fn and(self, position: u32) -> Self {
+        Self(self.0 | 1 << Self::bit(position))
     }
 
-    pub(super) fn has(&self, backend: BackendId) -> bool {
-        self.backends[..usize::from(self.len)].contains(&(backend.0 as u16))
+    /// All but one bit.
+    pub(super) const fn without_bit(self, bit: u32) -> Self {
+        Self(self.0 & !(1 << bit))
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) const fn has(self, position: u32) -> bool {
+        self.0 >> Self::bit(position) & 1 != 0
+    }
+
+    /// Whether one of these is not among `others`.
+    pub(super) const fn go_beyond(self, others: Self) -> bool {
+        self.0 & !others.0 != 0
     }
 }
 
@@ -96,7 +108,12 @@ pub(super) struct Flow {
     pub(super) admitted_at: Time,
     /// When it came into its state.
     pub(super) changed_at: Time,
-    pub(super) waited: Option<Duration>,
+    /// When its request came.
+    pub(super) arrived: Time,
+    /// Its request came out of the queue.
+    pub(super) has_waited: bool,
+    /// How often its request has collided.
+    pub(super) collisions: u8,
     pub(super) tried: Tried,
     /// Neighbours in the list of those that linger.
     pub(super) links: Links,

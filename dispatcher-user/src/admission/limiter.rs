@@ -25,6 +25,8 @@ pub(super) struct Limiter {
     max: u32,
     half_open: u32,
     active: u32,
+    /// Percent of the ceiling that unfinished handshakes may hold; at least one slot.
+    half_open_percent: u32,
     held_max: u32,
     /// Slots in use, over the window.
     level: Level,
@@ -40,6 +42,7 @@ impl Limiter {
             max: 0,
             half_open: 0,
             active: 0,
+            half_open_percent: 100,
             held_max: 0,
             level: Level::new(now),
             reached: false,
@@ -58,12 +61,27 @@ impl Limiter {
     /// As near to `ceiling` as the bounds allow.
     pub(super) fn set_ceiling(&mut self, ceiling: u32) {
         self.ceiling = ceiling.clamp(self.min, self.max);
-        self.reached |= !self.has_room();
+        self.reached |= self.is_full();
     }
 
-    /// Whether a slot is free.
-    pub(super) const fn has_room(&self) -> bool {
-        self.held() < self.ceiling
+    /// Changes what unfinished handshakes may hold of the ceiling, percent; at least one slot.
+    pub(super) fn bound_half_open(&mut self, percent: u32) {
+        self.half_open_percent = percent;
+    }
+
+    /// Whether a slot may be taken.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_full() && self.half_open < self.half_open_max()
+    }
+
+    fn half_open_max(&self) -> u32 {
+        let share = u64::from(self.ceiling) * u64::from(self.half_open_percent) / 100;
+        // Of a ceiling, so it fits.
+        (share as u32).max(1)
+    }
+
+    const fn is_full(&self) -> bool {
+        self.held() >= self.ceiling
     }
 
     /// Takes a slot. A flow that lived through a restart takes one even above the ceiling.
@@ -71,7 +89,7 @@ impl Limiter {
         *self.count(slot) += 1;
         self.held_max = self.held_max.max(self.held());
         self.level.set(now, self.held());
-        self.reached |= !self.has_room();
+        self.reached |= self.is_full();
     }
 
     /// Gives a slot back.
@@ -91,7 +109,7 @@ impl Limiter {
     pub(super) fn take_window(&mut self, now: Time, length: Duration) -> (f64, u32, bool) {
         let (mean, max) = self.level.take(now, length);
         let reached = self.reached;
-        self.reached = !self.has_room();
+        self.reached = self.is_full();
         (mean, max, reached)
     }
 

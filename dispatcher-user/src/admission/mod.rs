@@ -10,7 +10,8 @@
 //! - slots held at a back-end were below its ceiling whenever one was taken by a request, and so
 //!   were those held in its group, if it has one;
 //! - a request waits only while no back-end of its service is available, or the flow table is full;
-//!   a back-end is available while it is up, has room, and its group has room;
+//!   a back-end is available while it is up, has room, and its group has room; but to the request
+//!   at the front it is not for a second after that was put back from it;
 //! - what a group holds is what its back-ends hold, removed ones with flows included;
 //! - of a back-end, admitted = ended + failed + held, but for flows that were adopted;
 //! - of a service, received = admitted + refused + expired + abandoned + those that wait;
@@ -35,6 +36,8 @@ mod service;
 mod configure;
 mod request;
 mod connection;
+mod retry;
+mod flood;
 mod view;
 #[cfg(test)]
 mod tests;
@@ -54,17 +57,20 @@ use slab::Slab;
 use timer::{Step, Wheel};
 
 pub use command::{
-    BackendId, Command, DiscardReason, FlowId, GroupId, InstallFailure, RefuseReason, RemoveReason,
-    ServiceId,
+    BackendId, Command, ConnectFailure, DiscardReason, FlowId, GroupId, InstallFailure,
+    RefuseReason, RemoveReason, ServiceId,
 };
 pub use configure::{AddError, GroupInUse};
 pub use connection::{AdoptError, LINGER, PROBE_RETRY, RECLAIM_AFTER};
+pub use flood::{FloodChange, FloodView};
 pub use flows::FlowState;
 pub use group::GROUPS_MAX;
+pub use retry::TRIED_FOR;
 pub use select::GROUPS_PER_SERVICE_MAX;
 pub use service::ServiceCounters;
 pub use settings::{
-    BackendSettings, BackendState, Balance, Ceiling, Overflow, ServiceSettings, WEIGHT_MAX,
+    BackendSettings, BackendState, Balance, Ceiling, FloodMode, FloodSettings, Overflow,
+    ServiceSettings, WEIGHT_MAX,
 };
 pub use time::Time;
 pub use view::{BackendView, FlowView, GroupView, QueuedView, ServiceView};

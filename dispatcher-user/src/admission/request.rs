@@ -16,6 +16,7 @@ use super::connection::RECLAIM_AFTER;
 use super::flows::{Flow, FlowState, Links, Tried};
 use super::keys::{Owner, OwnerKind};
 use super::limiter::Slot;
+use super::retry::TRIED_FOR;
 use super::select::Open;
 use super::service::Service;
 use super::settings::Overflow;
@@ -27,8 +28,22 @@ pub(super) struct Request<R> {
     pub(super) key: FlowKey,
     pub(super) isn: u32,
     pub(super) request: R,
+    /// When it came.
+    pub(super) arrived: Time,
+    /// How long after that it came out of the queue.
     pub(super) waited: Option<Duration>,
     pub(super) tried: Tried,
+    /// How often it has collided.
+    pub(super) collisions: u8,
+}
+
+/// Where a request stands that has to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// Behind all others.
+    End,
+    /// Before all others, behind those that came before it and were put back, too.
+    Front,
 }
 
 impl<R, S: BuildHasher + Clone> Admission<R, S> {
@@ -53,6 +68,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         match self.find(hash, &key) {
             Some(OwnerKind::Request(index)) => {
                 self.handle_repeated(now, index, isn, request);
+                self.settle(now);
                 return;
             }
             Some(OwnerKind::Flow(index)) if self.flows.at(index).state != FlowState::Lingering => {
@@ -71,8 +87,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 key,
                 isn,
                 request,
+                arrived: now,
                 waited: None,
-                tried: Tried::default(),
+                tried: Tried::NONE,
+                collisions: 0,
             },
         );
         self.settle(now);
@@ -85,8 +103,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let before = self.deadline(index);
         let queued = self.backlog.get_mut(index);
         let service = queued.service();
-        let counters = &mut self.services[service.0].counters;
+        let Service {
+            counters, flood, ..
+        } = &mut self.services[service.0];
         let (request, reason) = if queued.isn == isn {
+            if queued.retransmissions == 0 {
+                flood.prove();
+            }
             queued.see(now);
             counters.retransmitted += 1;
             (request, DiscardReason::Retransmission)
@@ -94,6 +117,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             counters.abandoned += 1;
             counters.received += 1;
             counters.queued += 1;
+            if !queued.tried.is_empty() {
+                self.ready.push_back(service);
+            }
             (queued.renew(isn, request, now), DiscardReason::Replaced)
         };
         // A timer that fires too early finds out; only one that would be late is moved.
@@ -122,13 +148,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         service.counters.received += 1;
         let open = service.selector.open(&self.groups);
         if !service.queue.is_empty() || open.is_empty() {
-            self.enqueue(now, request);
+            self.enqueue(now, request, Place::End);
         } else if !self.make_room(now) {
             self.turn_away(request, RefuseReason::TableFull);
         } else if let Some(backend) =
-            self.pick(request.service, open, &request.key.src, &request.tried)
+            self.pick(request.service, open, &request.key.src, request.tried)
         {
-            self.services[request.service.0].counters.admitted += 1;
+            self.services[request.service.0].counters.admit();
             self.admit(now, backend, request);
         }
     }
@@ -139,16 +165,13 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         service: ServiceId,
         open: Open,
         source: &Addr,
-        tried: &Tried,
+        tried: Tried,
     ) -> Option<BackendId> {
         let service = &mut self.services[service.0];
-        let members = &service.members;
-        let member = |position: u32| members.get(position as usize).copied().flatten();
-        let mut was_tried = |position| {
-            !tried.is_empty() && member(position).is_none_or(|backend| tried.has(backend))
-        };
-        let picked = service.selector.pick(open, source, &mut was_tried);
-        picked.and_then(member)
+        let picked = service
+            .selector
+            .pick(open, source, &mut |position| tried.has(position))?;
+        service.members.get(picked as usize).copied().flatten()
     }
 
     /// Takes a slot and a place in the flow table, which must have one.
@@ -167,14 +190,18 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             timer,
             admitted_at: now,
             changed_at: now,
-            waited: request.waited,
+            arrived: request.arrived,
+            has_waited: request.waited.is_some(),
+            collisions: request.collisions,
             tried: request.tried,
             links: Links::NONE,
         });
         debug_assert!(inserted.is_ok(), "room was made before");
         self.index.insert(self.hasher.hash_one(request.key), owner);
-        let handshake = self.services[request.service.0].settings.handshake;
-        self.timers.arm(timer, now + handshake);
+        let of = &self.services[request.service.0];
+        let handshake = of.settings.handshake_in(&of.flood);
+        let answer = of.settings.connect.min(handshake);
+        self.timers.arm(timer, now + answer);
 
         let taken = &mut self.backends[backend.0];
         taken.flows += 1;
@@ -191,9 +218,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         });
     }
 
-    fn enqueue(&mut self, now: Time, request: Request<R>) {
-        let service = &mut self.services[request.service.0];
-        if service.queue.len() >= service.settings.queue_capacity || self.backlog.is_full() {
+    pub(super) fn enqueue(&mut self, now: Time, request: Request<R>, place: Place) {
+        let service = &self.services[request.service.0];
+        let is_full =
+            service.queue.len() >= service.settings.queue_capacity || self.backlog.is_full();
+        if is_full && place == Place::End {
             self.turn_away(request, RefuseReason::QueueFull);
             return;
         }
@@ -201,17 +230,23 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             self.turn_away(request, RefuseReason::PerSource);
             return;
         }
-        let Request {
-            service: id,
-            key,
-            isn,
-            request,
-            ..
-        } = request;
+        if is_full && !self.make_way(now, request.service) {
+            self.turn_away(request, RefuseReason::QueueFull);
+            return;
+        }
+        let service = &mut self.services[request.service.0];
+        let (id, key) = (request.service, request.key);
         let owner = Owner::new(OwnerKind::Request(self.backlog.next_index()));
         let timer = self.timers.add(owner);
-        let queued = Queued::new(id, key, isn, request, timer, now);
-        if let Ok(index) = self.backlog.push(&mut service.queue, queued) {
+        let mut queued = Queued::new(request, timer);
+        let pushed = match place {
+            Place::End => self.backlog.push(&mut service.queue, queued),
+            Place::Front => {
+                queued.put_back(now, now + TRIED_FOR);
+                self.backlog.push_front(&mut service.queue, queued)
+            }
+        };
+        if let Ok(index) = pushed {
             service.counters.queued += 1;
             service.count_source(key.src);
             service.window_begun.get_or_insert(now);
@@ -222,11 +257,26 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
     }
 
+    /// Whoever came last makes way for a request that is put back, which is older: there would
+    /// have been no place for the one, had the other waited. Tells whether there was one.
+    fn make_way(&mut self, now: Time, id: ServiceId) -> bool {
+        let last = self.services[id.0].queue.last();
+        let Some(last) = last.and_then(|index| self.dequeue(now, index)) else {
+            return false;
+        };
+        self.turn_away(last.into(), RefuseReason::QueueFull);
+        true
+    }
+
     /// Takes a request out of the queue, with all that was kept for it.
-    fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
-        let service = self.backlog.get(index).service();
-        let service = &mut self.services[service.0];
+    pub(super) fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
+        let id = self.backlog.get(index).service();
+        let service = &mut self.services[id.0];
         let queued = self.backlog.remove(&mut service.queue, index)?;
+        if !queued.tried.is_empty() {
+            // Those behind it may go where it could not.
+            self.ready.push_back(id);
+        }
         service.uncount_source(&queued.key.src);
         service.queue_level.set(now, service.queue.len());
         self.timers.remove(queued.timer);
@@ -236,10 +286,17 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Whichever comes first, the end of a request's wait or of the hope that its client is there.
-    fn deadline(&self, index: u32) -> Time {
+    fn end_of_wait(&self, index: u32) -> Time {
         let queued = self.backlog.get(index);
         let timeout = self.services[queued.service().0].settings.queue_timeout;
         queued.owed_by().min(queued.enqueued_at + timeout)
+    }
+
+    /// That, or when the back-ends that it was put back from are as good as others again.
+    fn deadline(&self, index: u32) -> Time {
+        let end = self.end_of_wait(index);
+        let retry = self.backlog.get(index).tried_until();
+        retry.map_or(end, |retry| retry.min(end))
     }
 
     /// Sets a request's timer to its deadline.
@@ -248,12 +305,20 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             .arm(self.backlog.get(index).timer, self.deadline(index));
     }
 
-    /// A request's timer is due. Tells whether its time is over: if its client has shown itself
-    /// since the timer was set, it has a later deadline.
+    /// A request's timer is due. Tells whether that changed anything: if its client has shown
+    /// itself since the timer was set, it has a later deadline.
     pub(super) fn request_due(&mut self, now: Time, index: u32) -> bool {
         if self.deadline(index) > now {
             self.arm_request(index);
             return false;
+        }
+        if self.end_of_wait(index) > now {
+            let queued = self.backlog.get_mut(index);
+            queued.forget_tried();
+            let service = queued.service();
+            self.arm_request(index);
+            self.ready.push_back(service);
+            return true;
         }
         let Some(queued) = self.dequeue(now, index) else {
             return false;
@@ -291,14 +356,20 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 self.starve(id);
                 return;
             }
-            let source = self.backlog.get(index).key.src;
-            let Some(backend) = self.pick(id, open, &source, &Tried::default()) else {
+            let (source, tried) = (
+                self.backlog.get(index).key.src,
+                self.backlog.get(index).tried,
+            );
+            let Some(backend) = self.pick(id, open, &source, tried) else {
+                // It was put back from all that are available. Nobody overtakes it: those are
+                // asked again by one request at a time.
+                self.wait_for_groups(id);
                 return;
             };
             let Some(queued) = self.dequeue(now, index) else {
                 return;
             };
-            self.services[id.0].counters.admitted += 1;
+            self.services[id.0].counters.admit();
             let waited = Some(now.since(queued.enqueued_at));
             self.admit(
                 now,
@@ -333,7 +404,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Sees to a free place in the flow table.
-    fn make_room(&mut self, now: Time) -> bool {
+    pub(super) fn make_room(&mut self, now: Time) -> bool {
         if self.flows.is_full()
             && let Some(index) = self.reclaimable(now)
         {
@@ -343,7 +414,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     }
 
     /// Notes that a service could release a request if the flow table had room.
-    fn starve(&mut self, id: ServiceId) {
+    pub(super) fn starve(&mut self, id: ServiceId) {
         let service = &mut self.services[id.0];
         if !service.starved {
             service.starved = true;
@@ -367,7 +438,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         self.refuse(request, reason);
     }
 
-    fn refuse(&mut self, request: Request<R>, reason: RefuseReason) {
+    pub(super) fn refuse(&mut self, request: Request<R>, reason: RefuseReason) {
         let Request {
             service,
             key,
@@ -375,7 +446,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             request,
             ..
         } = request;
-        match self.services[service.0].settings.overflow {
+        match self.services[service.0].overflow() {
             Overflow::Refuse => self.commands.push_back(Command::Refuse {
                 service,
                 key,
@@ -387,7 +458,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
     }
 
-    fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
+    pub(super) fn discard(&mut self, service: ServiceId, request: R, reason: DiscardReason) {
         self.commands.push_back(Command::Discard {
             service,
             request,
@@ -403,8 +474,11 @@ impl<R> From<Queued<R>> for Request<R> {
             key: queued.key,
             isn: queued.isn,
             request: queued.request,
+            arrived: queued.enqueued_at,
             waited: None,
-            tried: Tried::default(),
+            // What it met before it waited is old by now.
+            tried: Tried::NONE,
+            collisions: 0,
         }
     }
 }

@@ -7,6 +7,7 @@ use dispatcher_common::addr::Addr;
 
 use super::backlog::Queue;
 use super::command::{BackendId, ServiceId};
+use super::flood::Flood;
 use super::limiter::Limiter;
 use super::select::{Selector, Standing};
 use super::settings::{BackendSettings, BackendState, ServiceSettings};
@@ -19,9 +20,9 @@ use super::window::{BackendCounters, Level};
 pub struct ServiceCounters {
     /// Requests, each counted once however often its SYN was sent.
     pub received: u64,
-    /// Sent on to a back-end.
+    /// Sent on to a back-end, and not put back.
     pub admitted: u64,
-    /// Had to wait, whatever became of them.
+    /// Began to wait, whatever became of them; one that is put back may do so again.
     pub queued: u64,
     /// Turned away: no room in the queue or in the flow table, or no back-end could take them.
     pub refused: u64,
@@ -31,6 +32,21 @@ pub struct ServiceCounters {
     pub abandoned: u64,
     /// SYNs that repeated a request.
     pub retransmitted: u64,
+    /// How often one was put back because its back-end refused it or did not answer; it is not
+    /// admitted then.
+    pub retried: u64,
+    /// The greatest that `admitted` ever was: what only grows, for those who subtract.
+    pub admitted_max: u64,
+}
+
+impl ServiceCounters {
+    /// One more is sent on to a back-end.
+    pub(super) const fn admit(&mut self) {
+        self.admitted += 1;
+        if self.admitted_max < self.admitted {
+            self.admitted_max = self.admitted;
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +69,7 @@ pub(super) struct Service<S> {
     pub(super) starved: bool,
     /// A bit for each group in whose list it stands.
     pub(super) held_up: u64,
+    pub(super) flood: Flood,
 }
 
 impl<S: BuildHasher> Service<S> {
@@ -69,6 +86,7 @@ impl<S: BuildHasher> Service<S> {
             leaving: false,
             starved: false,
             held_up: 0,
+            flood: Flood::default(),
         }
     }
 

@@ -47,6 +47,9 @@ pub struct ServiceSettings {
     pub overflow: Overflow,
     /// Most requests that wait from one client address; 0 for no bound.
     pub per_source: u32,
+    /// From admission to the back-end's answer; another back-end is asked then. Not before the end
+    /// of the handshake's time if it is not shorter than that.
+    pub connect: Duration,
     /// From admission to the end of the handshake.
     pub handshake: Duration,
     /// Without a packet on an established flow.
@@ -55,6 +58,45 @@ pub struct ServiceSettings {
     pub closing: Duration,
     /// Which back-end takes a request.
     pub balance: Balance,
+    /// What is done about floods.
+    pub flood: FloodSettings,
+}
+
+/// Whether floods are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FloodMode {
+    /// They are.
+    Auto,
+    /// One is taken to be on at any time.
+    On,
+    /// None ever is.
+    Off,
+}
+
+/// What makes a flood of requests, and what holds while it is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FloodSettings {
+    /// Whether they are looked for.
+    pub mode: FloodMode,
+    /// Requests a second that do not prove alive: more over a second are a flood.
+    pub rate: u32,
+    /// How long it must have been away before it is over.
+    pub hold: Duration,
+    /// What unfinished handshakes may hold of a back-end's ceiling, percent; at least one slot.
+    pub half_open: u32,
+    /// From admission to the end of the handshake, if that is shorter than at other times.
+    pub handshake: Duration,
+}
+
+impl FloodSettings {
+    /// Floods are not looked for.
+    pub const OFF: Self = Self {
+        mode: FloodMode::Off,
+        rate: u32::MAX,
+        hold: Duration::ZERO,
+        half_open: 100,
+        handshake: Duration::MAX,
+    };
 }
 
 /// Bounds of a back-end's ceiling, and where it starts.

@@ -6,6 +6,7 @@ use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 
 use super::command::{BackendId, FlowId, GroupId, ServiceId};
+use super::flood::FloodView;
 use super::flows::{Flow, FlowState};
 use super::group::Group;
 use super::service::{Backend, Service, ServiceCounters};
@@ -27,6 +28,8 @@ pub struct ServiceView {
     pub oldest: Option<Time>,
     /// Removed; its flows go on.
     pub leaving: bool,
+    /// Its floods.
+    pub flood: FloodView,
 }
 
 /// A back-end.
@@ -60,6 +63,10 @@ pub struct BackendView {
     pub ended: u64,
     /// Connections that are over and never were established.
     pub failed: u64,
+    /// Connections that it refused.
+    pub refused: u64,
+    /// Connections that it did not answer in time.
+    pub silent: u64,
     /// Flows in the table, those that linger included: it is not gone before they are.
     pub flows: u32,
     /// Removed; its flows go on.
@@ -223,6 +230,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 .first()
                 .map(|index| self.backlog.get(index).enqueued_at),
             leaving: service.leaving,
+            flood: service.flood.view(),
         }
     }
 }
@@ -244,6 +252,8 @@ fn backend_view(id: BackendId, backend: &Backend) -> BackendView {
         admitted: backend.counters.admitted,
         ended: backend.counters.ended,
         failed: backend.counters.failed,
+        refused: backend.counters.refused,
+        silent: backend.counters.silent,
         flows: backend.flows,
         leaving: backend.leaving,
     }

@@ -39,6 +39,12 @@ pub struct BackendWindow {
     pub ended: u64,
     /// Connections that are over and never were established: reset before, or given up.
     pub failed: u64,
+    /// SYNs sent on to it that it was seen to answer; told with the end of the handshake.
+    pub answered: u64,
+    /// Those that it refused.
+    pub refused: u64,
+    /// Those that it did not answer in time.
+    pub silent: u64,
 }
 
 /// A count, its greatest value in a window, and its integral over time. That takes 32 bits of value
@@ -91,6 +97,9 @@ pub(super) struct BackendCounters {
     pub(super) admitted: u64,
     pub(super) ended: u64,
     pub(super) failed: u64,
+    pub(super) answered: u64,
+    pub(super) refused: u64,
+    pub(super) silent: u64,
 }
 
 impl BackendCounters {
@@ -101,10 +110,14 @@ impl BackendCounters {
             admitted: self.admitted.saturating_sub(told.admitted),
             ended: self.ended - told.ended,
             failed: self.failed - told.failed,
+            answered: self.answered - told.answered,
+            refused: self.refused - told.refused,
+            silent: self.silent - told.silent,
         };
-        told.admitted += since.admitted;
-        told.ended = self.ended;
-        told.failed = self.failed;
+        *told = Self {
+            admitted: told.admitted + since.admitted,
+            ..*self
+        };
         since
     }
 }
@@ -129,6 +142,9 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 admitted: counters.admitted,
                 ended: counters.ended,
                 failed: counters.failed,
+                answered: counters.answered,
+                refused: counters.refused,
+                silent: counters.silent,
             });
         }
         Some(ServiceWindow {

@@ -1,25 +1,16 @@
 //! An agent that answers `GET` over HTTP/1.1 with JSON or a line of words.
 
 use std::error::Error;
-use std::future::pending;
-use std::io;
 use std::net::SocketAddr;
 
-use axum::http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{BODY_BYTES_MAX, Fault, report_of_line, shortened};
+use super::{Fault, report_of_line};
 use crate::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
-
-/// Most bytes of an answer's head.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Most header fields of an answer.
-const HEADERS_MAX: usize = 64;
+use crate::exchange::{self, BODY_BYTES_MAX, shortened};
 
 /// Asks for the path, and reads the answer.
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
@@ -27,18 +18,7 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     host: SocketAddr,
     path: &str,
 ) -> Result<AgentReport, Fault> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    let request = Request::get(path)
-        .header(header::HOST, host.to_string())
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Fault::unreadable(&error))?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
+    exchange::get(stream, &host.to_string(), path, async |response| {
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK {
             return Err(Fault::Status(head.status.as_u16()));
@@ -51,16 +31,8 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let end = body.iter().position(|byte| b"\r\n".contains(byte));
         report_of_line(&body[..end.unwrap_or(body.len())])
-    };
-    // What goes wrong with the connection is told where the answer is awaited.
-    let driver = async {
-        let _ = connection.await;
-        pending().await
-    };
-    tokio::select! {
-        report = exchange => report,
-        report = driver => report,
-    }
+    })
+    .await
 }
 
 /// Whether a body is JSON; else it is a line of words.
@@ -133,13 +105,16 @@ impl From<hyper::Error> for Fault {
         if error.is_incomplete_message() {
             return Self::Closed;
         }
-        match error
-            .source()
-            .and_then(|cause| cause.downcast_ref::<io::Error>())
-        {
+        match exchange::cause(&error) {
             Some(cause) => cause.into(),
             None => Self::unreadable(&error),
         }
+    }
+}
+
+impl From<axum::http::Error> for Fault {
+    fn from(error: axum::http::Error) -> Self {
+        Self::unreadable(&error)
     }
 }
 

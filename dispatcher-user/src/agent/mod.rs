@@ -4,8 +4,6 @@
 mod http;
 mod tcp;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,17 +14,14 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admission::BackendId;
 use crate::ceiling::AgentReport;
 use crate::config::{self, AgentKind};
+use crate::exchange::{Asked, shortened};
 
-/// Most bytes of the body of an HTTP answer.
-pub const BODY_BYTES_MAX: usize = 64 << 10;
-/// Most characters of a fault that come from an agent.
-const SHOWN_CHARS_MAX: usize = 200;
+pub use crate::exchange::BODY_BYTES_MAX;
 
 /// An agent to be asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,12 +106,6 @@ impl Fault {
     }
 }
 
-/// As much of a text of others as is repeated to people, and nothing that moves a terminal.
-fn shortened(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().take(SHOWN_CHARS_MAX).map(shown).collect()
-}
-
 impl From<&io::Error> for Fault {
     fn from(error: &io::Error) -> Self {
         match error.kind() {
@@ -137,7 +126,7 @@ impl From<io::Error> for Fault {
 /// A receiver that is slow delays the questions; none is caught up on.
 pub struct Agents {
     answers: mpsc::Sender<Answer>,
-    asked: HashMap<BackendId, (AgentTarget, JoinHandle<()>)>,
+    asked: Asked<AgentTarget>,
 }
 
 impl Agents {
@@ -146,7 +135,7 @@ impl Agents {
     pub fn new(answers: mpsc::Sender<Answer>) -> Self {
         Self {
             answers,
-            asked: HashMap::new(),
+            asked: Asked::new(),
         }
     }
 
@@ -154,35 +143,13 @@ impl Agents {
     /// Returns whose agents are asked no more, or in another way: no answer of these comes any
     /// more, but for those that came already.
     pub async fn set(&mut self, targets: Vec<AgentTarget>) -> Vec<BackendId> {
-        let wanted: HashMap<_, _> = targets.iter().map(|one| (one.backend, one)).collect();
-        let goes = |target: &AgentTarget| wanted.get(&target.backend) != Some(&target);
-        let gone = self.asked.extract_if(|_, (target, _)| goes(target));
-        let mut dropped = Vec::new();
-        for (backend, (_, task)) in gone.collect::<Vec<_>>() {
-            task.abort();
-            // That it was cancelled is no news.
-            let _ = task.await;
-            dropped.push(backend);
-        }
-        let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-        for (place, target) in (0..count).zip(targets) {
-            let Entry::Vacant(entry) = self.asked.entry(target.backend) else {
-                continue;
-            };
+        let targets = targets.into_iter().map(|one| (one.backend, one)).collect();
+        let start = |target: &AgentTarget, place, count| {
             // So that they are not all asked at the same moment.
             let phase = target.agent.interval / count * place;
-            let task = keep_asking(target.clone(), phase, self.answers.clone());
-            entry.insert((target, tokio::spawn(task)));
-        }
-        dropped
-    }
-}
-
-impl Drop for Agents {
-    fn drop(&mut self) {
-        for (_, task) in self.asked.values() {
-            task.abort();
-        }
+            tokio::spawn(keep_asking(target.clone(), phase, self.answers.clone()))
+        };
+        self.asked.set(targets, start).await
     }
 }
 

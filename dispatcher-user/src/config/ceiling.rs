@@ -1,11 +1,10 @@
 //! `[service.ceiling]`: what moves the ceilings of a service, the keys of each policy, and how
 //! agents are asked.
 
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::reader::Table;
-use super::scalar::{agent_path, agent_send, choice, duration_in, integer, percent};
+use super::scalar::{agent_send, choice, duration_in, http_path, integer, percent, port};
 use super::{
     Agent, AgentKind, CAPACITY_MAX, DURATION_MAX, DURATION_MIN, INTERVAL_MIN, PERCENT_MAX,
     RATE_MAX, RESPONSE_TIME_MAX, RESPONSE_TIME_MIN, TOLERANCE_MAX,
@@ -165,10 +164,6 @@ fn read_agent(mut table: Table<'_>, parameters: &mut ceiling::Agent) -> Option<A
     let kinds = [("tcp", Some(true)), ("http", Some(false))];
     let is_tcp = table.required("kind", r#""tcp" or "http""#, choice(&kinds));
     let is_tcp = is_tcp.map(|located| located.value);
-    let port = |value: &_| {
-        let port = integer(1..=u16::MAX.into(), "")(value)?;
-        Ok(u16::try_from(port).ok().and_then(NonZeroU16::new))
-    };
     let port = if is_tcp == Some(true) {
         let what = "1 to 65535, as what listens at the back-end's own port is the service";
         table.required("port", what, port)
@@ -187,7 +182,7 @@ fn read_agent(mut table: Table<'_>, parameters: &mut ceiling::Agent) -> Option<A
             "send",
             "is for agents over tcp; this one is \"http\"".to_owned(),
         );
-        let path = table.value("path", "/".to_owned(), agent_path);
+        let path = table.value("path", "/".to_owned(), http_path);
         AgentKind::Http { path }
     };
     let interval = table.value(
@@ -226,7 +221,7 @@ fn read_agent(mut table: Table<'_>, parameters: &mut ceiling::Agent) -> Option<A
     table.finish();
     Some(Agent {
         kind,
-        port: port.and_then(|located| located.value),
+        port: port.map(|located| located.value),
         interval,
         timeout,
     })

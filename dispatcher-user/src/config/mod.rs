@@ -4,15 +4,18 @@
 mod sections;
 mod group;
 mod service;
+mod flood;
 mod ceiling;
+mod health;
 mod backend;
 mod identity;
 mod reader;
 mod scalar;
 mod diagnostics;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +25,12 @@ use crate::ceiling::Settings;
 
 pub use diagnostics::{ConfigError, Problem};
 
+/// Fewest requests a second that can be said to make a flood: below, chance would.
+pub const FLOOD_RATE_MIN: u32 = 10;
+/// Most: beyond what an AF_XDP socket can take.
+pub const FLOOD_RATE_MAX: u32 = 10_000_000;
+/// Shortest handshake that may be asked for in a flood.
+pub const FLOOD_HANDSHAKE_MIN: Duration = Duration::from_secs(1);
 /// Most services: the `SERVICES` map holds no more.
 pub const SERVICES_MAX: usize = maps::SERVICES_MAX as usize;
 /// Most back-ends of one service.
@@ -38,7 +47,7 @@ pub const WEIGHT_MAX: u32 = 1000;
 pub const INTERFACES_MAX: usize = 64;
 /// Most requests that wait for one service.
 pub const QUEUE_CAPACITY_MAX: u32 = 65_536;
-/// Most connections that the flow table can be made for: 1.75 GiB of kernel memory, at 448 bytes
+/// Most connections that the flow table can be made for: 1.63 GiB of kernel memory, at 416 bytes
 /// each.
 pub const FLOW_CAPACITY_MAX: u32 = 4_194_304;
 /// Least capacity of a back-end: a ceiling of 1 must stay below it.
@@ -49,7 +58,8 @@ pub const CAPACITY_MAX: u32 = FLOW_CAPACITY_MAX;
 pub const DURATION_MIN: Duration = Duration::from_millis(10);
 /// Longest timeout or interval.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Shortest window of a ceiling's policy, and shortest interval between questions to an agent:
+/// Shortest window of a ceiling's policy, and shortest interval between questions to an agent or
+/// health checks:
 /// shorter ones tell more of chance than of the server.
 pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Shortest response time asked for: below it, all that is measured is the way between machines.
@@ -71,10 +81,14 @@ pub const TOLERANCE_MAX: u32 = 399;
 pub const INITIAL_MOVING: u32 = 10;
 /// Most bytes that are sent to an agent over TCP.
 pub const AGENT_SEND_BYTES_MAX: usize = 256;
-/// Most bytes of an agent's HTTP path, query included.
-pub const AGENT_PATH_BYTES_MAX: usize = 1024;
+/// Most bytes of an HTTP path, query included, that an agent or a health check asks for.
+pub const PATH_BYTES_MAX: usize = 1024;
+/// Most bytes of the `Host` of a health check: a name of 253 bytes, a colon and a port.
+pub const HOST_BYTES_MAX: usize = 259;
 /// Most successive health checks asked for before a back-end changes its state.
 pub const HEALTH_COUNT_MAX: u32 = 100;
+/// Most successive requests without an answer asked for before a back-end is down.
+pub const PASSIVE_MAX: u32 = 10_000;
 /// Most bytes of a name.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Most bytes of an interface's name (`IFNAMSIZ`, less the closing zero).
@@ -196,6 +210,8 @@ pub struct Service {
     pub health: Health,
     /// `[service.timeouts]`
     pub timeouts: Timeouts,
+    /// `[service.flood]`
+    pub flood: Flood,
     /// `[[service.backend]]`, at least one, all of the service's address family.
     pub backends: Vec<Backend>,
 }
@@ -260,7 +276,7 @@ pub enum AgentKind {
     },
     /// `GET`, answered with JSON or with a line of words.
     Http {
-        /// Path and query, at most [`AGENT_PATH_BYTES_MAX`] bytes; default `/`.
+        /// Path and query, at most [`PATH_BYTES_MAX`] bytes; default `/`.
         path: String,
     },
 }
@@ -268,34 +284,108 @@ pub enum AgentKind {
 /// `[service.health]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Health {
-    /// Default [`HealthKind::Off`].
+    /// Default [`HealthKind::Tcp`].
     pub kind: HealthKind,
-    /// From one check to the next; default 2 s.
+    /// Where it is checked, at the back-end's address; by default at the back-end's own port.
+    pub port: Option<NonZeroU16>,
+    /// Address of this machine that checks come from, of the service's family; by default what the
+    /// routing table says.
+    pub source: Option<IpAddr>,
+    /// From one check to the next, at least [`INTERVAL_MIN`]; default 2 s.
     pub interval: Duration,
-    /// How long a check waits for its answer, at most the interval; default 1 s.
+    /// How long a check waits for its whole answer, the connection included, at most the interval;
+    /// default 1 s.
     pub timeout: Duration,
     /// Good checks in succession until a back-end is up; default 2.
     pub rise: u32,
     /// Bad checks in succession until it is down; default 3.
     pub fall: u32,
+    /// Requests in succession that were sent on and not answered until it is down, at most
+    /// [`PASSIVE_MAX`]; 0 for any number. Default 5; with [`HealthKind::Off`] 0.
+    pub passive: u32,
+    /// What becomes of its connections when it goes down; default [`OnDown::Keep`].
+    pub on_down: OnDown,
 }
 
 /// How the health of back-ends is checked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HealthKind {
     /// Not at all.
     Off,
+    /// It accepts a connection.
+    Tcp,
+    /// It answers `GET`.
+    Http {
+        /// Path and query, at most [`PATH_BYTES_MAX`] bytes; default `/`.
+        path: String,
+        /// The `Host` of the request; by default address and port of what is asked.
+        host: Option<String>,
+        /// The statuses that are good, within 100 to 599; default 200 to 399.
+        status: RangeInclusive<u16>,
+    },
+}
+
+impl HealthKind {
+    /// As the configuration has it.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tcp => "tcp",
+            Self::Http { .. } => "http",
+        }
+    }
+}
+
+/// What becomes of the connections of a back-end that goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDown {
+    /// They go on, if they can.
+    Keep,
+    /// They are reset, at both ends.
+    Reset,
 }
 
 /// `[service.timeouts]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
+    /// SYN forwarded, not answered: another back-end is asked. At most `handshake`; default 2 s.
+    pub connect: Duration,
     /// SYN forwarded, handshake not finished; default 5 s.
     pub handshake: Duration,
     /// No packet either way; default 5 min.
     pub idle: Duration,
     /// One side has closed; default 30 s.
     pub closing: Duration,
+}
+
+/// `[service.flood]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flood {
+    /// Default [`FloodMode::Auto`].
+    pub mode: FloodMode,
+    /// Requests a second that find no slot free and do not prove alive: more over a second are a
+    /// flood; [`FLOOD_RATE_MIN`] to [`FLOOD_RATE_MAX`]; default the queue's capacity and 1000.
+    pub rate: u32,
+    /// How long a flood must have been away before it is over; default 10 s.
+    pub hold: Duration,
+    /// What unfinished handshakes may hold of a back-end's ceiling while one is on, percent; at
+    /// least one connection; default 50.
+    pub half_open: u32,
+    /// SYN forwarded, handshake not finished, while one is on; where it is longer than
+    /// [`Timeouts::handshake`], that holds. At least [`FLOOD_HANDSHAKE_MIN`]; default 2 s.
+    pub handshake: Duration,
+}
+
+/// Whether floods are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FloodMode {
+    /// They are.
+    Auto,
+    /// One is taken to be on at any time.
+    On,
+    /// None ever is.
+    Off,
 }
 
 /// `[[service.backend]]`

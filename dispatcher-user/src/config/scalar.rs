@@ -2,18 +2,19 @@
 //! a predicate: `is 0; it must be 1 to 65536`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::http::uri::PathAndQuery;
+use axum::http::uri::{Authority, PathAndQuery};
 use humantime::format_duration;
 use toml::de::DeValue;
 
 use super::{
-    AGENT_PATH_BYTES_MAX, AGENT_SEND_BYTES_MAX, DURATION_MAX, DURATION_MIN, INTERFACE_BYTES_MAX,
-    NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+    AGENT_SEND_BYTES_MAX, DURATION_MAX, DURATION_MIN, HOST_BYTES_MAX, INTERFACE_BYTES_MAX,
+    NAME_BYTES_MAX, PATH_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
 };
 
 /// Most characters of a value that a message repeats.
@@ -67,6 +68,14 @@ pub(super) fn integer(
                 must_be(value, &format!("{least} to {most}{why}"))
             })
     }
+}
+
+/// A port.
+pub(super) fn port(value: &DeValue<'_>) -> Result<NonZeroU16, String> {
+    let most = u32::from(u16::MAX);
+    let number = integer(1..=most, "")(value)?;
+    let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+    port.ok_or_else(|| must_be(value, "a port"))
 }
 
 /// A duration within [`DURATION_MIN`] and [`DURATION_MAX`].
@@ -207,17 +216,65 @@ pub(super) fn agent_send(value: &DeValue<'_>) -> Result<String, String> {
 }
 
 /// Path and query of a request.
-pub(super) fn agent_path(value: &DeValue<'_>) -> Result<String, String> {
+pub(super) fn http_path(value: &DeValue<'_>) -> Result<String, String> {
     let path = text(value)?;
     let stands = path.starts_with('/') && !path.contains('#');
-    if path.len() <= AGENT_PATH_BYTES_MAX && stands && PathAndQuery::from_str(path).is_ok() {
+    if path.len() <= PATH_BYTES_MAX && stands && PathAndQuery::from_str(path).is_ok() {
         return Ok(path.to_owned());
     }
     let what = format!(
-        "an HTTP path of at most {AGENT_PATH_BYTES_MAX} bytes, beginning with \"/\", \
+        "an HTTP path of at most {PATH_BYTES_MAX} bytes, beginning with \"/\", \
          percent-encoded"
     );
     Err(must_be(value, &what))
+}
+
+/// The `Host` of a request.
+pub(super) fn http_host(value: &DeValue<'_>) -> Result<String, String> {
+    let host = text(value)?;
+    let stands = Authority::from_str(host).is_ok() && !host.contains('@');
+    if host.len() <= HOST_BYTES_MAX && stands {
+        return Ok(host.to_owned());
+    }
+    let what = format!(
+        "a host of at most {HOST_BYTES_MAX} bytes, with a port or without, such as \"web.example\""
+    );
+    Err(must_be(value, &what))
+}
+
+/// One status of HTTP, or a range of them.
+pub(super) fn http_status(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, String> {
+    let number = |digits: &str| {
+        let three = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number = three.then(|| digits.parse().ok()).flatten();
+        number.filter(|number| (100..=599).contains(number))
+    };
+    let range = match value {
+        DeValue::Integer(_) => integer(100..=599, "")(value)
+            .ok()
+            .and_then(|one| u16::try_from(one).ok())
+            .map(|one| one..=one),
+        DeValue::String(text) => match text.split_once('-') {
+            None => number(text).map(|one| one..=one),
+            Some((first, last)) => number(first).zip(number(last)).map(|(a, b)| a..=b),
+        },
+        _ => None,
+    };
+    let range = range.filter(|range| !range.is_empty());
+    range.ok_or_else(|| {
+        let what =
+            "an HTTP status or a range of them within 100 to 599, such as 200 or \"200-299\"";
+        must_be(value, what)
+    })
+}
+
+/// An address that this machine may have.
+pub(super) fn source(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    let source: Option<IpAddr> = value.as_str().and_then(|text| text.parse().ok());
+    let stands = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback();
+    source
+        .filter(stands)
+        .ok_or_else(|| must_be(value, r#"an address of this machine, such as "10.0.0.1""#))
 }
 
 /// The name of a network interface, by the kernel's rules.

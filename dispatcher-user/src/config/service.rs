@@ -7,21 +7,20 @@ use std::time::Duration;
 use super::backend::backends;
 use super::ceiling::ceiling;
 use super::diagnostics::Diagnostics;
+use super::flood::flood;
 use super::group::Groups;
+use super::health::health;
 use super::identity::Identities;
 use super::reader::Table;
 use super::scalar::{choice, duration, duration_in, integer};
 use super::{
-    Balance, DURATION_MIN, HEALTH_COUNT_MAX, Health, HealthKind, Overflow, QUEUE_CAPACITY_MAX,
-    Queue, SERVICES_MAX, Service, Timeouts,
+    Balance, DURATION_MIN, Overflow, QUEUE_CAPACITY_MAX, Queue, SERVICES_MAX, Service, Timeouts,
 };
 
 const QUEUE_CAPACITY_DEFAULT: u32 = 1024;
 const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-const HEALTH_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
-const HEALTH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-const HEALTH_RISE_DEFAULT: u32 = 2;
-const HEALTH_FALL_DEFAULT: u32 = 3;
+/// A client's first retransmission, after a second, has had another to be answered.
+const CONNECT_DEFAULT: Duration = Duration::from_secs(2);
 const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(5);
 const IDLE_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const CLOSING_DEFAULT: Duration = Duration::from_secs(30);
@@ -88,9 +87,10 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
     let balance = table.value("balance", Balance::RoundRobin, choice(&balances));
     let queue = queue(table.section("queue"));
     let (ceiling, agent) = ceiling(table.section("ceiling"), queue.capacity);
-    let health = health(table.section("health"));
-    let timeouts = timeouts(table.section("timeouts"));
+    let flood = flood(table.section("flood"), queue.capacity);
     let address = address.map(|located| located.value);
+    let health = health(table.section("health"), address);
+    let timeouts = timeouts(table.section("timeouts"));
     let backends = backends(&mut table, address, &ceiling.policy, whole);
     table.finish();
     Some(Service {
@@ -102,6 +102,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
         agent,
         health,
         timeouts,
+        flood,
         backends: backends?,
     })
 }
@@ -129,45 +130,18 @@ fn queue(mut table: Table<'_>) -> Queue {
     }
 }
 
-fn health(mut table: Table<'_>) -> Health {
-    let kinds = [
-        ("off", Some(HealthKind::Off)),
-        ("tcp", None),
-        ("http", None),
-    ];
-    let kind = table.value("kind", HealthKind::Off, choice(&kinds));
-    let interval = table.value("interval", HEALTH_INTERVAL_DEFAULT, duration);
-    let timeout = table.value(
-        "timeout",
-        HEALTH_TIMEOUT_DEFAULT.min(interval),
-        duration_in(DURATION_MIN..=interval, ", the interval between checks"),
-    );
-    let rise = table.value(
-        "rise",
-        HEALTH_RISE_DEFAULT,
-        integer(1..=HEALTH_COUNT_MAX, ""),
-    );
-    let fall = table.value(
-        "fall",
-        HEALTH_FALL_DEFAULT,
-        integer(1..=HEALTH_COUNT_MAX, ""),
-    );
-    table.finish();
-    Health {
-        kind,
-        interval,
-        timeout,
-        rise,
-        fall,
-    }
-}
-
 fn timeouts(mut table: Table<'_>) -> Timeouts {
     let handshake = table.value("handshake", HANDSHAKE_DEFAULT, duration);
+    let connect = table.value(
+        "connect",
+        CONNECT_DEFAULT.min(handshake),
+        duration_in(DURATION_MIN..=handshake, ", the handshake timeout"),
+    );
     let idle = table.value("idle", IDLE_DEFAULT, duration);
     let closing = table.value("closing", CLOSING_DEFAULT, duration);
     table.finish();
     Timeouts {
+        connect,
         handshake,
         idle,
         closing,

@@ -2,6 +2,8 @@
 
 use dispatcher_common::verdict::{DropReason, Handled};
 
+use aya::maps::{MapData, PerCpuArray};
+
 use super::Datapath;
 
 impl Datapath {
@@ -17,9 +19,17 @@ impl Datapath {
         self.counter(handled.counter())
     }
 
-    fn counter(&self, index: u32) -> u64 {
-        self.counters
-            .get(&index, 0)
-            .map_or(0, |values| values.iter().sum())
+    /// Requests to a service that the program dropped because they had not proved alive.
+    #[must_use]
+    pub fn unproven(&self, service: u32) -> u64 {
+        sum(&self.unproven, service)
     }
+
+    fn counter(&self, index: u32) -> u64 {
+        sum(&self.counters, index)
+    }
+}
+
+fn sum(of: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    of.get(&index, 0).map_or(0, |values| values.iter().sum())
 }

@@ -9,6 +9,7 @@ use dispatcher_common::flow::{Direction, FlowEntry, FlowKey, FlowPair};
 use dispatcher_common::maps;
 
 use super::{DatapathError, syscall};
+use crate::fault::{self, Point};
 
 /// The `FLOWS` map.
 pub struct FlowTable {
@@ -75,6 +76,7 @@ impl FlowTable {
         self.map
             .insert(pair.reply_key, pair.reply, BPF_NOEXIST)
             .map_err(|e| install_error(&e))?;
+        fault::point(Point::FirstEntryInstalled);
         self.map
             .insert(pair.forward_key, pair.forward, BPF_ANY)
             .map_err(|error| {
@@ -89,7 +91,9 @@ impl FlowTable {
         if let Ok(entry) = self.map.get(forward, 0) {
             let _ = self.map.remove(&forward.of_peer(&entry.translation));
         }
+        fault::point(Point::FirstEntryRemoved);
         let _ = self.map.remove(forward);
+        fault::point(Point::FlowRemoved);
     }
 
     /// Both entries of the flow with this forward key, when both are there.
@@ -146,6 +150,7 @@ impl FlowTable {
         })?;
         for key in &halves {
             let _ = self.map.remove(key);
+            fault::point(Point::HalfRemoved);
         }
         Ok(halves.len() as u64)
     }

@@ -9,7 +9,8 @@ use dispatcher_common::maps;
 use nix::net::if_::if_nametoindex;
 
 use super::pins::{self, LinkPin};
-use super::{Datapath, DatapathError, one_line, syscall};
+use super::{DatapathConfig, DatapathError, one_line, syscall};
+use crate::fault::{self, Point};
 
 /// How the program is to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +58,28 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
     program.try_into().map_err(|_: ProgramError| missing())
 }
 
-impl Datapath {
-    /// Attaches the program to every interface, or to none; returns how. From here on it forwards
-    /// packets, and goes on doing so without the daemon.
+/// The loaded program, to be attached. Apart from its maps, because a driver may take seconds to
+/// attach it, in which requests are to be admitted.
+pub struct Attacher {
+    ebpf: Ebpf,
+    /// The same again, to take its place where the driver must see another program; loaded from the
+    /// start, because later the daemon may load nothing.
+    spare: Ebpf,
+    config: DatapathConfig,
+}
+
+impl Attacher {
+    pub(super) const fn new(ebpf: Ebpf, spare: Ebpf, config: DatapathConfig) -> Self {
+        Self {
+            ebpf,
+            spare,
+            config,
+        }
+    }
+
+    /// Attaches the program to every interface, or to none; returns how, in their order. From here
+    /// on it forwards packets, and goes on doing so without the daemon. Where an earlier run was
+    /// attached and this one is not, it is detached.
     ///
     /// # Errors
     ///
@@ -69,36 +89,95 @@ impl Datapath {
         &mut self,
         interfaces: &[String],
         mode: AttachMode,
-    ) -> Result<AttachedMode, DatapathError> {
+    ) -> Result<Vec<AttachedMode>, DatapathError> {
         let mut attached = Vec::new();
         for interface in interfaces {
             // A link that is dropped without a pin detaches: on an error nothing new stays.
             attached.push(self.attach_one(interface, mode)?);
+            fault::point(Point::LinkAttached);
         }
         let pins: Vec<LinkPin> = attached.iter().map(|one| one.pin.clone()).collect();
-        for Attached { pin, link } in attached {
-            let taken_over = link.is_none();
-            tracing::info!(
-                interface = pin.interface,
-                mode = pin.mode.label(),
-                taken_over,
-                "attached"
-            );
-            let Some(link) = link else { continue };
-            let path = pin.path(&self.pin_path);
+        for one in attached {
+            self.pin(one)?;
+        }
+        self.remove_pins(|pin| !pins.contains(pin));
+        Ok(pins.iter().map(|pin| pin.mode).collect())
+    }
+
+    /// Attaches the program to an interface that was made anew; returns how.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach`]; the program is not attached there then.
+    pub fn attach_anew(
+        &mut self,
+        interface: &str,
+        mode: AttachMode,
+    ) -> Result<AttachedMode, DatapathError> {
+        let attached = self.attach_one(interface, mode)?;
+        let pin = attached.pin.clone();
+        self.pin(attached)?;
+        self.remove_pins(|other| other.interface == interface && *other != pin);
+        Ok(pin.mode)
+    }
+
+    /// Puts another copy of the program in its place on an interface that has more receive queues
+    /// now. Drivers that change their queues while they run may not give the new ones the program
+    /// (veth does not), and take no notice when they are given one that they have.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it; the earlier one stays then.
+    pub fn renew(&mut self, interface: &str, mode: AttachedMode) -> Result<(), DatapathError> {
+        let pin = LinkPin {
+            interface: interface.to_owned(),
+            mode,
+        };
+        let link = syscall::link_ifindex(&pin.path(&self.config.pin_path));
+        let ifindex = link.map_err(|error| DatapathError::Attach {
+            interface: interface.to_owned(),
+            reason: format!("its pinned link cannot be read: {error}"),
+        })?;
+        std::mem::swap(&mut self.ebpf, &mut self.spare);
+        let renewed = self.take_over(&pin, ifindex);
+        if renewed.is_err() {
+            std::mem::swap(&mut self.ebpf, &mut self.spare);
+        }
+        renewed.map(drop)
+    }
+
+    /// Detaches the program from an interface, or forgets one that is gone.
+    pub fn detach(&self, interface: &str) {
+        self.remove_pins(|pin| pin.interface == interface);
+    }
+
+    /// Whether the link that holds the program on the interface is still pinned.
+    #[must_use]
+    pub fn is_pinned(&self, interface: &str, mode: AttachedMode) -> bool {
+        let interface = interface.to_owned();
+        LinkPin { interface, mode }
+            .path(&self.config.pin_path)
+            .exists()
+    }
+
+    fn pin(&self, Attached { pin, link }: Attached) -> Result<(), DatapathError> {
+        let taken_over = link.is_none();
+        if let Some(link) = link {
+            let path = pin.path(&self.config.pin_path);
             let _ = std::fs::remove_file(&path);
             link.pin(&path).map_err(|error| DatapathError::Attach {
-                interface: pin.interface,
+                interface: pin.interface.clone(),
                 reason: format!("its link cannot be pinned: {}", one_line(&error)),
             })?;
+            fault::point(Point::LinkPinned);
         }
-        self.detach_others(&pins);
-        let generic = pins.iter().any(|pin| pin.mode == AttachedMode::Generic);
-        Ok(if generic {
-            AttachedMode::Generic
-        } else {
-            AttachedMode::Native
-        })
+        tracing::info!(
+            interface = pin.interface,
+            mode = pin.mode.label(),
+            taken_over,
+            "attached"
+        );
+        Ok(())
     }
 
     fn attach_one(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, DatapathError> {
@@ -158,7 +237,7 @@ impl Datapath {
     /// Puts this program in the place of the one that a pinned link holds on the same interface;
     /// no packet passes in between.
     fn take_over(&mut self, pin: &LinkPin, ifindex: u32) -> Result<bool, DatapathError> {
-        let path = pin.path(&self.pin_path);
+        let path = pin.path(&self.config.pin_path);
         // Another index: the interface was removed and made anew, the link is attached to nothing.
         if syscall::link_ifindex(&path).ok() != Some(ifindex) {
             return Ok(false);
@@ -178,14 +257,14 @@ impl Datapath {
             .map_err(|error| failed(&error))?;
         // The pin alone holds it, as it holds a new one: else `unload` would not detach.
         drop(program.take_link(id).map_err(|error| failed(&error))?);
+        fault::point(Point::LinkUpdated);
         Ok(true)
     }
 
-    /// Detaches from where an earlier run was attached and this one is not.
-    fn detach_others(&self, pins: &[LinkPin]) {
-        for other in pins::links(&self.pin_path).unwrap_or_default() {
-            if !pins.contains(&other) {
-                let _ = std::fs::remove_file(other.path(&self.pin_path));
+    fn remove_pins(&self, which: impl Fn(&LinkPin) -> bool) {
+        for pin in pins::links(&self.config.pin_path).unwrap_or_default() {
+            if which(&pin) {
+                let _ = std::fs::remove_file(pin.path(&self.config.pin_path));
             }
         }
     }

@@ -9,6 +9,8 @@ mod inspect;
 mod link;
 mod meters;
 mod pins;
+#[cfg(feature = "program-log")]
+mod program_log;
 mod syscall;
 mod tables;
 
@@ -22,11 +24,13 @@ use dispatcher_common::maps;
 use dispatcher_common::measure::Histogram;
 use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
 
+use crate::fault::{self, Point};
+
 pub use flows::{FlowTable, InstallError};
 pub use inspect::{Pinned, XdpLink, pinned, probe, program_name, xdp_links};
-pub use link::{AttachMode, AttachedMode};
+pub use link::{AttachMode, AttachedMode, Attacher};
 pub use meters::Meters;
-pub use pins::{Unloaded, unload};
+pub use pins::{Unloaded, is_in_use, unload};
 
 /// The program as it was built, with BTF.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DISPATCHER_BPF_OBJECT"));
@@ -43,6 +47,14 @@ pub enum DatapathError {
         source: std::io::Error,
         /// What to do.
         hint: &'static str,
+    },
+    /// Another daemon runs with the same pins.
+    #[error(
+        "another daemon uses the pins in {path}: stop it, or configure another dataplane.pin_path"
+    )]
+    InUse {
+        /// As configured.
+        path: PathBuf,
     },
     /// Maps of another layout or size are pinned.
     #[error(
@@ -136,9 +148,8 @@ pub struct DatapathConfig {
     pub flow_capacity: u32,
 }
 
-/// The loaded program with its maps.
+/// The maps of the loaded program.
 pub struct Datapath {
-    ebpf: Ebpf,
     pin_path: PathBuf,
     adopted: bool,
     flows: FlowTable,
@@ -150,6 +161,9 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
+    unproven: PerCpuArray<MapData, u64>,
+    /// Two daemons with the same pins would detach each other's program.
+    _in_use: pins::InUse,
 }
 
 impl Datapath {
@@ -158,12 +172,13 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the pin path is no bpffs, when pinned maps differ in layout or size, or when the
-    /// kernel refuses the program.
-    pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+    /// When the pin path is no bpffs or another daemon's, when pinned maps differ in layout or
+    /// size, or when the kernel refuses the program.
+    pub fn open(config: &DatapathConfig) -> Result<(Self, Attacher), DatapathError> {
         pins::prepare(&config.pin_path)?;
+        let in_use = pins::InUse::begin(&config.pin_path)?;
         let adopted = pins::adoptable(&config.pin_path, config.flow_capacity)?;
-        Self::load(config, adopted).inspect_err(|_| {
+        Self::load(config, adopted, in_use).inspect_err(|_| {
             // Maps are pinned while they are made; without the program they are of no use.
             if !adopted {
                 let _ = unload(&config.pin_path);
@@ -171,20 +186,13 @@ impl Datapath {
         })
     }
 
-    fn load(config: &DatapathConfig, adopted: bool) -> Result<Self, DatapathError> {
-        let entries = maps::flow_entries(config.flow_capacity);
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries(maps::FLOWS.name, entries);
-        for spec in maps::ALL {
-            loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
-        }
-        let mut ebpf = loader
-            .load(OBJECT)
-            .map_err(|error| DatapathError::refused("the maps", &error))?;
-        link::program(&mut ebpf)?
-            .load()
-            .map_err(|error| DatapathError::refused("the program", &error))?;
-        Ok(Self {
+    fn load(
+        config: &DatapathConfig,
+        adopted: bool,
+        in_use: pins::InUse,
+    ) -> Result<(Self, Attacher), DatapathError> {
+        let mut ebpf = load_program(config)?;
+        let datapath = Self {
             flows: FlowTable::new(take_map(&mut ebpf, maps::FLOWS.name)?)?,
             services: take(&mut ebpf, maps::SERVICES.name)?,
             links: take(&mut ebpf, maps::LINKS.name)?,
@@ -194,10 +202,13 @@ impl Datapath {
             counters: take(&mut ebpf, maps::COUNTERS.name)?,
             backends: take(&mut ebpf, maps::BACKENDS.name)?,
             times: take(&mut ebpf, maps::TIMES.name)?,
+            unproven: take(&mut ebpf, maps::UNPROVEN.name)?,
             pin_path: config.pin_path.clone(),
             adopted,
-            ebpf,
-        })
+            _in_use: in_use,
+        };
+        let spare = load_program(config)?;
+        Ok((datapath, Attacher::new(ebpf, spare, config.clone())))
     }
 
     /// Whether the maps are those of an earlier run.
@@ -210,6 +221,30 @@ impl Datapath {
     pub fn flows(&mut self) -> &mut FlowTable {
         &mut self.flows
     }
+}
+
+/// Loads the program with the pinned maps, or makes and pins them.
+fn load_program(config: &DatapathConfig) -> Result<Ebpf, DatapathError> {
+    let entries = maps::flow_entries(config.flow_capacity);
+    #[cfg(feature = "program-log")]
+    let level = program_log::level();
+    let mut loader = EbpfLoader::new();
+    #[cfg(feature = "program-log")]
+    program_log::set_level(&mut loader, &level);
+    loader.map_max_entries(maps::FLOWS.name, entries);
+    for spec in maps::ALL {
+        loader.map_pin_path(spec.name, config.pin_path.join(spec.name));
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| DatapathError::refused("the maps", &error))?;
+    fault::point(Point::MapsPinned);
+    link::program(&mut ebpf)?
+        .load()
+        .map_err(|error| DatapathError::refused("the program", &error))?;
+    #[cfg(feature = "program-log")]
+    program_log::follow(&mut ebpf)?;
+    Ok(ebpf)
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, DatapathError> {

@@ -1,16 +1,18 @@
 //! Pins: where they are, whether an earlier run's can be taken over, and how to remove them.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use dispatcher_common::control::{Control, LAYOUT};
 use dispatcher_common::maps::{self, MapSpec};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use super::{AttachedMode, DatapathError};
+use crate::fault::{self, Point};
 
 /// The program's link to one interface, pinned as `native:eth0` or `generic:eth0`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -63,7 +65,7 @@ impl std::fmt::Display for Unloaded {
 }
 
 /// Detaches the program wherever the pins below `pin_path` hold it, and removes them all. Needs no
-/// daemon; one that still runs loses its program.
+/// daemon; one that still runs loses its program, see [`is_in_use`].
 ///
 /// # Errors
 ///
@@ -82,6 +84,7 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(pin) = LinkPin::parse(&name) {
             fs::remove_file(entry.path())?;
+            fault::point(Point::LinkUnpinned);
             unloaded.interfaces.push(pin.interface);
         } else if maps::ALL.iter().any(|spec| spec.name == name) {
             others.push(entry.path());
@@ -90,24 +93,74 @@ pub fn unload(pin_path: &Path) -> io::Result<Unloaded> {
     unloaded.interfaces.sort();
     for path in others {
         fs::remove_file(path)?;
+        fault::point(Point::MapUnpinned);
         unloaded.maps += 1;
     }
     match fs::remove_dir(pin_path) {
-        // Something that is not ours lies there too.
-        Err(error) if error.raw_os_error() == Some(libc::ENOTEMPTY) => {}
+        // Something that is not ours lies there too, or it was made for a user who may make none.
+        Err(error)
+            if error.raw_os_error() == Some(libc::ENOTEMPTY)
+                || error.kind() == io::ErrorKind::PermissionDenied => {}
         other => other?,
     }
     Ok(unloaded)
 }
 
-/// Makes the folder, for root alone, and sees that it is on a bpffs.
+/// A daemon's hold of its pins, as long as it lives: a lock of their folder, which the kernel takes
+/// back however the daemon ends.
+pub(super) struct InUse(#[expect(dead_code, reason = "the lock lasts as long as it")] File);
+
+impl InUse {
+    /// Takes hold.
+    pub(super) fn begin(pin_path: &Path) -> Result<Self, DatapathError> {
+        let wrong = |source: io::Error, hint| DatapathError::PinPath {
+            path: pin_path.to_owned(),
+            source,
+            hint,
+        };
+        let folder = File::open(pin_path).map_err(|error| wrong(error, ""))?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Self(folder)),
+            Err(TryLockError::WouldBlock) => Err(DatapathError::InUse {
+                path: pin_path.to_owned(),
+            }),
+            Err(TryLockError::Error(error)) => Err(wrong(error, "")),
+        }
+    }
+}
+
+/// Whether a daemon runs with the pins below `pin_path`.
+///
+/// # Errors
+///
+/// When the folder cannot be opened; that it is not there is no error.
+pub fn is_in_use(pin_path: &Path) -> io::Result<bool> {
+    let folder = match File::open(pin_path) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match folder.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Nobody else may as much as see what is pinned.
+const MODE: u32 = 0o700;
+
+/// Makes the folder, for this user alone, and sees that it is on a bpffs and nobody else's: a bpffs
+/// that is mounted without options lets everybody make folders.
 pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
     let wrong = |source: io::Error, hint| DatapathError::PinPath {
         path: pin_path.to_owned(),
         source,
         hint,
     };
-    fs::create_dir_all(pin_path).map_err(|error| {
+    let mut make = DirBuilder::new();
+    make.recursive(true).mode(MODE);
+    make.create(pin_path).map_err(|error| {
         let hint = if error.raw_os_error() == Some(libc::EPERM) {
             ": is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)"
         } else if error.kind() == io::ErrorKind::PermissionDenied {
@@ -128,7 +181,15 @@ pub(super) fn prepare(pin_path: &Path) -> Result<(), DatapathError> {
             ": mount one with `mount -t bpf bpf /sys/fs/bpf`",
         ));
     }
-    fs::set_permissions(pin_path, fs::Permissions::from_mode(0o700))
+    let folder = fs::symlink_metadata(pin_path).map_err(|error| wrong(error, ""))?;
+    if !folder.is_dir() || folder.uid() != geteuid().as_raw() {
+        let error = io::Error::other("it is not this user's own directory");
+        return Err(wrong(
+            error,
+            ": whoever made it could detach the program; remove it, or configure another",
+        ));
+    }
+    fs::set_permissions(pin_path, fs::Permissions::from_mode(MODE))
         .map_err(|error| wrong(error, ""))
 }
 

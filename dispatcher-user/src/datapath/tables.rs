@@ -14,6 +14,7 @@ use aya::Pod;
 use aya::maps::{MapError, PerCpuValues};
 
 use super::{Datapath, DatapathError};
+use crate::fault::{self, Point};
 
 /// How often an element is asked for when the kernel says that it has no memory, and the pause
 /// before each time: twice is what it took with 4096 back-ends.
@@ -33,6 +34,7 @@ impl Datapath {
         let refused = |error| DatapathError::refused("a service", &error);
         let marker = Service {
             index: Service::ADDRESS_ONLY,
+            guarded: 0,
         };
         let markers = services
             .iter()
@@ -49,10 +51,22 @@ impl Datapath {
         for key in gone {
             self.services.remove(&key).map_err(refused)?;
         }
+        fault::point(Point::ServicesGone);
         for (key, service) in wanted {
             self.services.insert(key, service, 0).map_err(refused)?;
         }
         Ok(())
+    }
+
+    /// Changes a service that the program knows; it is never missing meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the element.
+    pub fn set_service(&mut self, key: &ServiceKey, service: Service) -> Result<(), DatapathError> {
+        self.services
+            .insert(key, service, 0)
+            .map_err(|error| DatapathError::refused("a service", &error))
     }
 
     /// Makes these the interfaces that the program knows, by index.
@@ -129,6 +143,7 @@ impl Datapath {
         self.backends
             .set(backend, none, 0)
             .map_err(|error| DatapathError::refused("a back-end's counters", &error))?;
+        fault::point(Point::CountsForgotten);
         self.measure(backend)
     }
 

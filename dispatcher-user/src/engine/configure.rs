@@ -6,18 +6,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dispatcher_common::addr::Port;
-use dispatcher_common::service::{Service, ServiceKey};
+use dispatcher_common::service::ServiceKey;
 
+use super::floods::guarded_if;
 use super::handle::Names;
 use super::plan::{Fate, KnownBackend, KnownGroup, KnownService, NoRoom, Plan, plan};
 use super::waits::Waits;
 use super::{BackendInfo, BackendWay, Engine, GroupInfo, ServiceInfo, unattended, way_to};
 use crate::admission::{
-    AddError, BackendId, BackendSettings, Balance, Ceiling, GroupId, Overflow, ServiceId,
-    ServiceSettings, Time,
+    AddError, BackendId, BackendSettings, Balance, Ceiling, FloodMode, FloodSettings, GroupId,
+    Overflow, ServiceId, ServiceSettings, Time,
 };
 use crate::ceiling::{Bounds, Controller};
 use crate::config::{self, Config};
+use crate::fault::{self, Point};
 
 /// Who is there after a change: first the services of the configuration in its order, each with
 /// first its configured back-ends in theirs; then those that were removed and have flows left.
@@ -80,9 +82,11 @@ impl Engine {
     ) -> Result<Roster, NoRoom> {
         self.forget_gone();
         let plan = plan(&self.known_services(), &self.known_groups(), config)?;
+        fault::point(Point::ChangePlanned);
         // Nobody is released in between: requests see all of it or nothing.
         self.admission.hold();
         self.remove(now, &plan);
+        fault::point(Point::OldRemoved);
         self.assign_groups(now, config, &plan);
         self.assign_services(now, config, &plan, number);
         self.admission.go_on(now);
@@ -375,8 +379,9 @@ impl Engine {
             if !self.is_leaving(service.id) {
                 let (ip, port) = (service.address.ip(), service.address.port());
                 let key = ServiceKey::new(ip.into(), Port::new(port));
-                let index = service.id.0;
-                keys.push((key, Service { index }));
+                let known = self.admission.service(service.id);
+                let is_flooded = known.is_some_and(|known| known.flood.since.is_some());
+                keys.push((key, guarded_if(service.id, is_flooded)));
                 self.by_key.insert(key, service.id);
             }
         }
@@ -465,6 +470,7 @@ fn service_settings(service: &config::Service) -> ServiceSettings {
             config::Overflow::Drop => Overflow::Drop,
         },
         per_source: service.queue.per_source,
+        connect: service.timeouts.connect,
         handshake: service.timeouts.handshake,
         idle: service.timeouts.idle,
         closing: service.timeouts.closing,
@@ -473,6 +479,17 @@ fn service_settings(service: &config::Service) -> ServiceSettings {
             config::Balance::LeastConnections => Balance::LeastConnections,
             config::Balance::LeastResponseTime => Balance::LeastResponseTime,
             config::Balance::SourceHash => Balance::SourceHash,
+        },
+        flood: FloodSettings {
+            mode: match service.flood.mode {
+                config::FloodMode::Auto => FloodMode::Auto,
+                config::FloodMode::On => FloodMode::On,
+                config::FloodMode::Off => FloodMode::Off,
+            },
+            rate: service.flood.rate,
+            hold: service.flood.hold,
+            half_open: service.flood.half_open,
+            handshake: service.flood.handshake,
         },
     }
 }

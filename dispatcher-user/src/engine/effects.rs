@@ -1,5 +1,7 @@
 //! Carries out what admission decided, in its order.
 
+use std::net::IpAddr;
+
 use dispatcher_common::flow::{FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::NextHop;
 use dispatcher_common::measure;
@@ -9,9 +11,11 @@ use dispatcher_common::verdict::DropReason;
 use super::syn::{Packet, Syn};
 use super::{Engine, clock};
 use crate::admission::{
-    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, ServiceId, Time,
+    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, RemoveReason,
+    ServiceId, Time,
 };
 use crate::datapath::InstallError;
+use crate::fault::{self, Point};
 
 impl Engine {
     /// Carries out every command there is, those that one leads to included.
@@ -46,8 +50,19 @@ impl Engine {
                 Command::Discard {
                     service, reason, ..
                 } => self.discard(service, reason),
-                Command::Remove { key, .. } => self.datapath.flows().remove(&key),
+                Command::Remove {
+                    flow, key, reason, ..
+                } => {
+                    match reason {
+                        RemoveReason::Silent => self.take_back(&key),
+                        RemoveReason::HandshakeTimeout => self.give_up_handshake(&key),
+                        _ => {}
+                    }
+                    self.datapath.flows().remove(&key);
+                    self.kept.forget(flow);
+                }
                 Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
+                Command::Unanswered { flow, key, .. } => self.look_for_answer(now, flow, &key),
             }
         }
     }
@@ -79,15 +94,14 @@ impl Engine {
             to_backend: way.next_hop,
             to_client: self.way_back(&syn),
         });
+        fault::point(Point::SlotTaken);
         match self.datapath.flows().install(&pair) {
             Ok(()) => {
+                fault::point(Point::FlowInstalled);
                 let packet = syn.packet(&pair.forward.translation);
-                let sent = if is_known(&way.next_hop) {
-                    self.sockets.send(&way.next_hop, &packet)
-                } else {
-                    self.host_stack.send(&packet, way.address.ip())
-                };
-                self.count_drop(sent);
+                self.send(&way.next_hop, &packet, way.address.ip());
+                fault::point(Point::SynQueued);
+                self.kept.keep(flow, isn, syn);
                 true
             }
             Err(error) => {
@@ -108,14 +122,29 @@ impl Engine {
     }
 
     fn way_back(&self, syn: &Syn) -> NextHop {
-        let link = self.network.links.get(&syn.device());
+        // It may have been made anew while the request waited.
+        let ifindex = self.sockets.current(syn.device());
+        let link = self.network.links.get(&ifindex);
         let mtu = link.map_or(u32::from(u16::MAX), |link| link.mtu);
-        syn.way_back(u16::try_from(mtu).unwrap_or(u16::MAX))
+        NextHop {
+            ifindex,
+            ..syn.way_back(u16::try_from(mtu).unwrap_or(u16::MAX))
+        }
     }
 
     fn refuse(&mut self, key: &FlowKey, isn: u32, syn: &Syn) {
         let reset: Packet = syn.reset(key, isn);
-        let sent = self.sockets.send(&self.way_back(syn), &reset);
+        self.send(&self.way_back(syn), &reset, key.src.ip());
+    }
+
+    /// Sends by a socket of the way's interface; where there is none, as while the interface is
+    /// being taken up again, the host's stack finds the way.
+    pub(super) fn send(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
+        let sent = if self.sockets.can_send(way.ifindex) {
+            self.sockets.send(way, packet)
+        } else {
+            self.host_stack.send(packet, to)
+        };
         self.count_drop(sent);
     }
 
@@ -127,7 +156,8 @@ impl Engine {
                 RefuseReason::TableFull
                 | RefuseReason::Collision
                 | RefuseReason::Expired
-                | RefuseReason::ServiceRemoved => return,
+                | RefuseReason::ServiceRemoved
+                | RefuseReason::BackendsRefused => return,
             };
             self.count_drop(Err(reason));
         }
@@ -139,8 +169,7 @@ impl Engine {
             return;
         };
         let last_seen = pair.forward.last_seen.max(pair.reply.last_seen);
-        self.admission
-            .handle_phase(now, flow, Phase(pair.forward.phase));
+        self.enter_phase(now, flow, Phase(pair.forward.phase));
         // A tick that has begun counts as over: a flow is not thought idle for longer than it is.
         self.admission
             .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
@@ -158,8 +187,4 @@ impl Engine {
             self.dropped[reason as usize] += 1;
         }
     }
-}
-
-pub(super) fn is_known(way: &NextHop) -> bool {
-    way.ifindex != 0 && way.ifindex != NextHop::HOST_STACK
 }

@@ -19,12 +19,14 @@ use tokio::sync::{oneshot, watch};
 use super::clock;
 use super::configure::Roster;
 use super::plan::NoRoom;
+use super::sockets::InterfaceNow;
 use crate::admin::{FlowFilter, QueueFilter};
 use crate::admission::{BackendId, BackendState, ServiceId, ServiceWindow};
 use crate::config::Config;
 use crate::datapath::FlowTable;
 use crate::network::NetworkView;
 use crate::status::{FlowRow, FlowState, QueueRow, Status};
+use crate::xsk::XskSocket;
 
 /// Messages that may wait for the thread; it takes all of them each turn.
 const MESSAGES_MAX: usize = 256;
@@ -44,6 +46,7 @@ pub(super) enum Message {
     Configure(Arc<Config>, oneshot::Sender<Result<Roster, NoRoom>>),
     Alive(oneshot::Sender<()>),
     Stop,
+    Interface(InterfaceNow, oneshot::Sender<Vec<XskSocket>>),
 }
 
 /// What is to change of a back-end; what is not given stays.
@@ -244,6 +247,26 @@ impl Handle {
     pub async fn configure(&self, config: Arc<Config>) -> Result<Roster> {
         let configured = self.ask(|answer| Message::Configure(config, answer));
         Ok(configured.await??)
+    }
+
+    /// Tells the thread what has become of an interface; returns the sockets that it has no more
+    /// use for. Blocks until then, for a thread that may.
+    ///
+    /// # Errors
+    ///
+    /// When the thread is stopping.
+    pub(super) fn change_interface(&self, now: InterfaceNow) -> Result<Vec<XskSocket>> {
+        let (answer, answered) = oneshot::channel();
+        let mut message = Message::Interface(now, answer);
+        loop {
+            match self.send(message) {
+                Ok(()) => break,
+                Err(TrySendError::Full(back)) => message = back,
+                Err(TrySendError::Disconnected(_)) => bail!(STOPPING),
+            }
+            std::thread::sleep(RETRY);
+        }
+        answered.blocking_recv().map_err(|_| anyhow!(STOPPING))
     }
 
     /// Gives the thread a new view of the network.

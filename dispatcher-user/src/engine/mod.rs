@@ -6,12 +6,15 @@ mod adopt;
 pub(crate) mod clock;
 mod configure;
 mod effects;
+mod floods;
 mod handle;
 mod host_stack;
+mod interfaces;
 mod plan;
 mod refusals;
 mod report;
 mod resets;
+mod retry;
 mod sockets;
 mod start;
 pub mod syn;
@@ -35,18 +38,22 @@ use tokio::sync::watch;
 use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
 use crate::config::Unattended;
 use crate::datapath::{AttachedMode, Datapath};
+use crate::fault::{self, Point};
 use crate::network::{NetworkView, Way};
+use crate::xsk::XskSocket;
 
 pub use configure::{Enrolled, Roster, Since};
 pub use handle::{Adjustment, Handle};
 pub use plan::NoRoom;
 pub use start::{Running, Started, start};
 
+use floods::Floods;
 use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
 use refusals::{Notice, Refusals};
 use resets::Resets;
-use sockets::Sockets;
+use retry::Kept;
+use sockets::{InterfaceNow, Sockets};
 use syn::Syn;
 use waits::Waits;
 
@@ -118,6 +125,9 @@ struct Engine {
     /// Flows still to be compared with the map.
     to_reconcile: Vec<FlowId>,
     resets: Resets,
+    /// Requests of half-open flows.
+    kept: Kept,
+    floods: Floods,
     started: Time,
     /// None while everything is opened.
     attached: Option<AttachedMode>,
@@ -185,18 +195,22 @@ impl Engine {
     }
 
     fn handle_events(&mut self, now: Time) -> bool {
-        let Self {
-            datapath,
-            admission,
-            ..
-        } = self;
-        let taken = datapath.drain_events(EVENTS_A_TURN, |event: &FlowEvent| {
-            let flow = FlowId {
-                index: event.flow,
-                generation: event.generation,
-            };
-            admission.handle_phase(now, flow, Phase(event.phase));
-        });
+        let mut events = Vec::new();
+        let taken = self
+            .datapath
+            .drain_events(EVENTS_A_TURN, |event: &FlowEvent| {
+                let flow = FlowId {
+                    index: event.flow,
+                    generation: event.generation,
+                };
+                events.push((flow, Phase(event.phase)));
+            });
+        if taken > 0 {
+            fault::point(Point::EventsTaken);
+        }
+        for (flow, phase) in events {
+            self.enter_phase(now, flow, phase);
+        }
         taken == EVENTS_A_TURN
     }
 
@@ -248,10 +262,7 @@ impl Engine {
                 continue;
             };
             match self.datapath.flows().get(&flow.key) {
-                Some(pair) => {
-                    self.admission
-                        .handle_phase(now, id, Phase(pair.forward.phase));
-                }
+                Some(pair) => self.enter_phase(now, id, Phase(pair.forward.phase)),
                 None => self.admission.handle_missing(now, id),
             }
         }
@@ -285,6 +296,10 @@ impl Engine {
                 let _ = answer.send(());
             }
             Message::Stop => self.stopping = true,
+            Message::Interface(interface, answer) => {
+                // Whoever asked may be gone: then they are closed here.
+                let _ = answer.send(self.change_interface(interface));
+            }
         }
     }
 
@@ -309,21 +324,31 @@ impl Engine {
     /// Takes up a new view of the network: ways first, then the generation that makes the program
     /// ask anew.
     fn set_network(&mut self, view: Arc<NetworkView>) {
-        for name in self.sockets.vanished(&self.network, &view) {
-            tracing::error!(
-                interface = name,
-                "the interface is gone: its requests are not served before a restart of the daemon"
-            );
-        }
         self.network = view;
         for backend in &mut self.backends {
             backend.next_hop = way_to(&self.network, backend.address.ip());
         }
+        self.tell_links();
+        self.control.network_generation = self.network.generation;
+        self.tell_program();
+    }
+
+    /// Takes up what has become of an interface: sockets first, then the way to them. Returns the
+    /// sockets that are of no more use.
+    fn change_interface(&mut self, now: InterfaceNow) -> Vec<XskSocket> {
+        let closed = self.sockets.change(now);
+        self.attached = self.sockets.attached().or(self.attached);
+        if let Err(error) = self.sockets.register(&mut self.datapath) {
+            tracing::error!(%error, "the program does not know the sockets");
+        }
+        self.tell_links();
+        closed
+    }
+
+    fn tell_links(&mut self) {
         if let Err(error) = self.datapath.set_links(&self.sockets.links(&self.network)) {
             tracing::error!(%error, "the program does not know the interfaces");
         }
-        self.control.network_generation = self.network.generation;
-        self.tell_program();
     }
 
     /// Tells the program the time, by which it stamps flows as seen.
@@ -335,6 +360,7 @@ impl Engine {
             self.forget_gone();
             self.look_for_lost_events();
             self.tell_refusals(now);
+            self.watch_floods(now);
         }
     }
 
@@ -393,9 +419,10 @@ impl Engine {
 fn way_to(view: &NetworkView, address: IpAddr) -> NextHop {
     match view.way(address) {
         Some(Way::Via(next_hop)) => *next_hop,
-        Some(Way::HostStack { .. }) => NextHop {
+        Some(&Way::HostStack { mtu, .. }) => NextHop {
             ifindex: NextHop::HOST_STACK,
             generation: view.generation,
+            mtu,
             ..NextHop::UNKNOWN
         },
         Some(Way::Unresolved { .. }) | None => NextHop::UNKNOWN,
@@ -409,6 +436,7 @@ fn first_control(generation: u32, says: Unattended, now: Time) -> Control {
         network_generation: generation,
         ticks: clock::ticks(now),
         unattended: unattended(says),
+        secret: floods::secret(),
     }
 }
 

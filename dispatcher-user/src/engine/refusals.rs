@@ -67,6 +67,7 @@ pub(super) const fn why(reason: RefuseReason) -> &'static str {
         RefuseReason::Collision => "its addresses and ports are taken at every back-end",
         RefuseReason::Expired => "they waited as long as they may (queue.timeout)",
         RefuseReason::ServiceRemoved => "the service was removed",
+        RefuseReason::BackendsRefused => "every back-end refused them",
     }
 }
 

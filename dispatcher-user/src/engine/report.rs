@@ -10,8 +10,8 @@ use crate::admin::QueueFilter;
 use crate::admission::{BackendView, Time};
 use crate::datapath::AttachedMode;
 use crate::status::{
-    AttachMode, BackendStatus, FlowTableStatus, GroupStatus, QueueRow, QueueStatus, Rate, Requests,
-    ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
+    AttachMode, BackendStatus, ChecksStatus, FloodStatus, FlowTableStatus, GroupStatus, QueueRow,
+    QueueStatus, Rate, Requests, ServiceStatus, Status, TimesBySize, TimesMs, Totals, WaitMs,
 };
 
 impl Engine {
@@ -42,12 +42,14 @@ impl Engine {
                 capacity: u64::from(self.admission.flow_capacity()),
             },
             frames: self.sockets.frames(),
+            checks: ChecksStatus::default(),
             dropped: dropped.collect(),
             handled: handled.collect(),
             groups: self.groups_status(),
             services: (0..self.services.len())
                 .map(|at| self.service_status(now, at))
                 .collect(),
+            interfaces: self.sockets.status(&self.network),
         }
     }
 
@@ -79,7 +81,19 @@ impl Engine {
             address: info.address,
             queue,
             requests,
+            flood: self.flood_status(now, info),
             backends: backends.collect(),
+        }
+    }
+
+    fn flood_status(&self, now: Time, info: &ServiceInfo) -> FloodStatus {
+        let view = self.admission.service(info.id);
+        let flood = view.map(|view| view.flood).unwrap_or_default();
+        FloodStatus {
+            on: flood.since.is_some(),
+            since_seconds: flood.since.map(|since| now.since(since).as_secs_f64()),
+            count: flood.begun,
+            unproven: flood.unproven,
         }
     }
 
@@ -111,6 +125,8 @@ impl Engine {
             expired: counters.expired,
             abandoned: counters.abandoned,
             retransmitted: counters.retransmitted,
+            retried: counters.retried,
+            admitted_max: counters.admitted_max,
         };
         (queue, requests)
     }
@@ -120,6 +136,7 @@ impl Engine {
             name: info.name.to_string(),
             address: info.address,
             state: view.state.into(),
+            health: None,
             active: u64::from(view.active),
             half_open: u64::from(view.half_open),
             active_max: u64::from(view.active_max),
@@ -141,6 +158,8 @@ impl Engine {
             rate: Rate::default(),
             total: Totals {
                 connections: view.admitted,
+                refused: view.refused,
+                silent: view.silent,
                 ..Totals::default()
             },
         }

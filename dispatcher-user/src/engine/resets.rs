@@ -2,17 +2,15 @@
 //! flows lie anywhere in the table, so it is gone through once, some of it each turn.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 
-use dispatcher_common::flow::{FlowEntry, FlowPair};
-use dispatcher_common::link::NextHop;
+use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair};
 use dispatcher_common::tcp::Phase;
 use foldhash::quality::RandomState;
 
 use super::Engine;
-use super::effects::is_known;
 use super::syn::Packet;
 use crate::admission::{BackendId, FlowState, Time};
+use crate::fault::{self, Point};
 
 /// Places of the flow table that are looked at in one turn.
 const LOOKED_AT_A_TURN: u32 = 4096;
@@ -61,9 +59,10 @@ impl Engine {
             };
             if let Some(pair) = self.datapath.flows().get(&flow.key) {
                 self.reset_both(&pair);
+                fault::point(Point::ResetQueued);
             }
             // Late packets, and what an end that did not take its RST says, are still translated.
-            self.admission.handle_phase(now, flow.id, Phase::RESET);
+            self.enter_phase(now, flow.id, Phase::RESET);
             reset += 1;
         }
         if self.resets.next >= end {
@@ -76,28 +75,37 @@ impl Engine {
     fn reset_both(&mut self, pair: &FlowPair) {
         let FlowPair {
             forward_key,
-            reply_key,
             forward,
             reply,
+            ..
         } = pair;
         let to_client = resets(reply, forward);
         for (seq, ack) in to_client {
             let packet = Packet::reset(&forward_key.reversed(), seq, ack);
-            self.send_reset(&reply.next_hop, &packet, forward_key.src.ip());
+            self.send(&reply.next_hop, &packet, forward_key.src.ip());
         }
-        for (seq, ack) in resets(forward, reply) {
-            let packet = Packet::reset(&reply_key.reversed(), seq, ack);
-            self.send_reset(&forward.next_hop, &packet, reply_key.src.ip());
+        self.reset_backend(pair);
+    }
+
+    /// Has the back-end forget a handshake that its client does not finish: it would go on with it
+    /// for a minute, and hold more of them than it has slots.
+    pub(super) fn give_up_handshake(&mut self, key: &FlowKey) {
+        if let Some(pair) = self.datapath.flows().get(key) {
+            self.reset_backend(&pair);
         }
     }
 
-    fn send_reset(&mut self, way: &NextHop, packet: &Packet, to: IpAddr) {
-        let sent = if is_known(way) {
-            self.sockets.send(way, packet)
-        } else {
-            self.host_stack.send(packet, to)
-        };
-        self.count_drop(sent);
+    fn reset_backend(&mut self, pair: &FlowPair) {
+        let FlowPair {
+            reply_key,
+            forward,
+            reply,
+            ..
+        } = pair;
+        for (seq, ack) in resets(forward, reply) {
+            let packet = Packet::reset(&reply_key.reversed(), seq, ack);
+            self.send(&forward.next_hop, &packet, reply_key.src.ip());
+        }
     }
 }
 

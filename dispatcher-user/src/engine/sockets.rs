@@ -9,22 +9,93 @@ use dispatcher_common::maps::XSKS_MAX;
 use dispatcher_common::verdict::DropReason;
 use nix::net::if_::if_nametoindex;
 
-use crate::datapath::{Datapath, DatapathError};
+use crate::datapath::{AttachedMode, Datapath, DatapathError};
 use crate::engine::syn::Packet;
 use crate::network::NetworkView;
-use crate::status::FrameStatus;
-use crate::xsk::{self, XskConfig, XskMode, XskSocket};
+use crate::status::{AttachMode, FrameStatus, InterfaceState, InterfaceStatus};
+use crate::xsk::{self, XskConfig, XskSocket};
+
+/// Earlier indices that are remembered of an interface. A flow that had no packet while its
+/// interface was made anew more often than this finds its way by the routing table alone.
+const FORMER_MAX: usize = 8;
 
 /// The sockets of one interface, by queue.
 struct Interface {
     name: String,
+    /// 0 while it is not there.
     ifindex: u32,
+    /// Indices that it had before it was made anew, the last one at the end.
+    former: Vec<u32>,
     /// Index of the first one in the `XSKS` map.
     base: u32,
     sockets: Vec<XskSocket>,
+    mode: Option<AttachedMode>,
+    trouble: Option<String>,
+}
+
+/// What has become of an interface, for [`Sockets::change`].
+pub(super) struct InterfaceNow {
+    /// Its place in the configuration.
+    pub(super) place: usize,
+    /// Its index; 0 while it is not there.
+    pub(super) ifindex: u32,
+    /// How the program is attached to it, if it is.
+    pub(super) mode: Option<AttachedMode>,
+    /// What keeps it from being used, apart from being down.
+    pub(super) trouble: Option<String>,
+    /// The sockets of so many queues are kept, from the first one on.
+    pub(super) kept: usize,
+    /// Transmit queues that it has.
+    pub(super) transmit_queues: u32,
+    /// Sockets of the queues that follow.
+    pub(super) opened: Vec<XskSocket>,
 }
 
 impl Interface {
+    /// Takes up what has become of it; returns sockets that are of no more use.
+    fn change(&mut self, now: InterfaceNow) -> Vec<XskSocket> {
+        if now.ifindex != self.ifindex {
+            if self.ifindex != 0 {
+                self.former.push(self.ifindex);
+            }
+            self.former.retain(|former| *former != now.ifindex);
+            let forgotten = self.former.len().saturating_sub(FORMER_MAX);
+            self.former.drain(..forgotten);
+        }
+        self.ifindex = now.ifindex;
+        self.mode = now.mode;
+        self.trouble = now.trouble;
+        let closed = self.sockets.split_off(now.kept.min(self.sockets.len()));
+        self.sockets.extend(now.opened);
+        for socket in &mut self.sockets {
+            socket.set_transmit_queues(now.transmit_queues);
+        }
+        closed
+    }
+
+    fn status(&self, view: &NetworkView) -> InterfaceStatus {
+        let has_carrier = view.links.get(&self.ifindex).is_some_and(|link| link.up);
+        let state = if self.ifindex == 0 {
+            InterfaceState::Missing
+        } else if self.trouble.is_some() {
+            InterfaceState::Failed
+        } else if has_carrier && self.mode.is_some() && !self.sockets.is_empty() {
+            InterfaceState::Up
+        } else {
+            InterfaceState::Down
+        };
+        InterfaceStatus {
+            name: self.name.clone(),
+            state,
+            attach_mode: self.mode.map(|mode| match mode {
+                AttachedMode::Native => AttachMode::Native,
+                AttachedMode::Generic => AttachMode::Generic,
+            }),
+            queues: self.sockets.len() as u64,
+            why: self.trouble.clone(),
+        }
+    }
+
     /// Queues a packet on the first of the transmit queues that has room, if one has.
     fn queue(&mut self, way: &NextHop, packet: &Packet) -> bool {
         let len = packet.frame_len(way);
@@ -53,6 +124,8 @@ impl Interface {
 /// All of them.
 pub struct Sockets {
     interfaces: Vec<Interface>,
+    /// Frames that sockets which are closed now had no room for.
+    dropped_before: u64,
 }
 
 impl Sockets {
@@ -61,7 +134,7 @@ impl Sockets {
     /// # Errors
     ///
     /// When one cannot be opened, or there are more queues than the program's map has room for.
-    pub fn open(interfaces: &[String], mode: XskMode) -> Result<Self> {
+    pub fn open(interfaces: &[String], config: &XskConfig) -> Result<Self> {
         let mut opened = Vec::new();
         let mut base = 0;
         for name in interfaces {
@@ -76,22 +149,91 @@ impl Sockets {
                      {name}; give them fewer with `ethtool -L {name} combined N`"
                 );
             }
-            let config = XskConfig {
-                mode,
-                ..XskConfig::default()
-            };
             let sockets = (0..queues)
-                .map(|queue| XskSocket::open(name, queue, &config))
+                .map(|queue| XskSocket::open(name, queue, config))
                 .collect::<Result<Vec<_>, _>>()?;
             opened.push(Interface {
                 name: name.clone(),
                 ifindex,
+                former: Vec::new(),
                 base,
                 sockets,
+                mode: None,
+                trouble: None,
             });
             base += queues;
         }
-        Ok(Self { interfaces: opened })
+        Ok(Self {
+            interfaces: opened,
+            dropped_before: 0,
+        })
+    }
+
+    /// Notes how the program was attached to each interface.
+    pub(super) fn set_modes(&mut self, modes: &[AttachedMode]) {
+        for (interface, mode) in self.interfaces.iter_mut().zip(modes) {
+            interface.mode = Some(*mode);
+        }
+    }
+
+    /// How the program is attached: generically if it is so anywhere. Nothing while it is attached
+    /// nowhere.
+    #[must_use]
+    pub fn attached(&self) -> Option<AttachedMode> {
+        self.interfaces.iter().filter_map(|one| one.mode).max()
+    }
+
+    /// Each interface with its index, its sockets and how the program is attached to it.
+    pub(super) fn interfaces(
+        &self,
+    ) -> impl Iterator<Item = (&str, u32, usize, Option<AttachedMode>)> {
+        self.interfaces
+            .iter()
+            .map(|one| (&*one.name, one.ifindex, one.sockets.len(), one.mode))
+    }
+
+    /// Takes up what has become of an interface; the program knows after [`Self::register`] and
+    /// with the next [`Self::links`]. Returns the sockets that are of no more use: closing them
+    /// takes time.
+    ///
+    /// All sockets together are at most [`XSKS_MAX`].
+    pub(super) fn change(&mut self, now: InterfaceNow) -> Vec<XskSocket> {
+        let place = now.place;
+        let Some(interface) = self.interfaces.get_mut(place) else {
+            return now.opened;
+        };
+        let closed = interface.change(now);
+        self.dropped_before += drops_of(&closed);
+        let mut spans: Vec<_> = self.interfaces.iter().map(Span::of).collect();
+        make_room(&mut spans, place);
+        for (interface, span) in self.interfaces.iter_mut().zip(&spans) {
+            interface.base = span.base;
+        }
+        closed
+    }
+
+    /// The index that an interface has now which was known under this one.
+    #[must_use]
+    pub fn current(&self, ifindex: u32) -> u32 {
+        let known = |one: &&Interface| one.ifindex != 0 && one.former.contains(&ifindex);
+        let is_current = self.interfaces.iter().any(|one| one.ifindex == ifindex);
+        match self.interfaces.iter().find(known) {
+            Some(one) if !is_current => one.ifindex,
+            _ => ifindex,
+        }
+    }
+
+    /// Whether packets can leave by this interface.
+    #[must_use]
+    pub fn can_send(&self, ifindex: u32) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.any(|one| one.ifindex == ifindex && !one.sockets.is_empty())
+    }
+
+    /// What is told of the interfaces.
+    #[must_use]
+    pub fn status(&self, view: &NetworkView) -> Vec<InterfaceStatus> {
+        self.interfaces.iter().map(|one| one.status(view)).collect()
     }
 
     /// What the program is to know of the interfaces.
@@ -110,22 +252,15 @@ impl Sockets {
             };
             (ifindex, link)
         };
-        view.links
-            .values()
-            .map(|known| link(known.ifindex, known.device, known.vlan))
-            .collect()
-    }
-
-    /// Interfaces of `before` that are not there any more; one of the same name is another one.
-    pub fn vanished<'a>(
-        &'a self,
-        before: &'a NetworkView,
-        now: &'a NetworkView,
-    ) -> impl Iterator<Item = &'a str> {
-        let gone = |one: &&Interface| {
-            before.links.contains_key(&one.ifindex) && !now.links.contains_key(&one.ifindex)
-        };
-        self.interfaces.iter().filter(gone).map(|one| &*one.name)
+        let known = view.links.values();
+        let known = known.map(|known| link(known.ifindex, known.device, known.vlan));
+        // Flows whose way the routing table does not tell still name the interface as it was.
+        let present = self.interfaces.iter().filter(|one| one.ifindex != 0);
+        let former = present.flat_map(|one| one.former.iter().map(|was| (*was, one.ifindex)));
+        let former = former
+            .filter(|(was, _)| !view.links.contains_key(was))
+            .map(|(was, is)| link(was, is, 0));
+        known.chain(former).collect()
     }
 
     /// Lets the program give connection requests to the sockets.
@@ -192,11 +327,8 @@ impl Sockets {
     /// Frames that were given to the sockets and did not fit.
     #[must_use]
     pub fn receive_drops(&self) -> u64 {
-        let sockets = self.interfaces.iter().flat_map(|one| &one.sockets);
-        sockets
-            .filter_map(|socket| socket.statistics().ok())
-            .map(|statistics| statistics.dropped())
-            .sum()
+        let open = self.interfaces.iter().map(|one| drops_of(&one.sockets));
+        self.dropped_before + open.sum::<u64>()
     }
 
     /// Where the frames are.
@@ -214,5 +346,133 @@ impl Sockets {
             status.in_flight += u64::from(frames.receive_held + frames.transmit_in_flight);
         }
         status
+    }
+}
+
+/// Frames that these sockets had no room for.
+fn drops_of(sockets: &[XskSocket]) -> u64 {
+    let told = sockets.iter().filter_map(|one| one.statistics().ok());
+    told.map(|statistics| statistics.dropped()).sum()
+}
+
+/// Places of an interface's sockets in the `XSKS` map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Span {
+    base: u32,
+    len: u32,
+}
+
+impl Span {
+    fn of(interface: &Interface) -> Self {
+        Self {
+            base: interface.base,
+            len: interface.sockets.len() as u32,
+        }
+    }
+
+    const fn end(self) -> u32 {
+        self.base + self.len
+    }
+
+    const fn overlaps(self, other: Self) -> bool {
+        self.len > 0 && other.len > 0 && self.base < other.end() && other.base < self.end()
+    }
+}
+
+/// Moves the span at `place`, whose length is another one now, to where no other is; all of them
+/// if there is no such place. They are at most [`XSKS_MAX`] together.
+fn make_room(spans: &mut [Span], place: usize) {
+    let len = spans[place].len;
+    let others = spans.iter().enumerate().filter(|(at, _)| *at != place);
+    let others: Vec<Span> = others.map(|(_, span)| *span).collect();
+    let after_others = others.iter().map(|span| span.end());
+    let fits = |base: &u32| {
+        let span = Span { base: *base, len };
+        span.end() <= XSKS_MAX && !others.iter().any(|other| span.overlaps(*other))
+    };
+    let found = [spans[place].base, 0]
+        .into_iter()
+        .chain(after_others)
+        .find(fits);
+    match found {
+        Some(base) => spans[place].base = base,
+        None => {
+            let mut next = 0;
+            for span in spans {
+                span.base = next;
+                next = span.end();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(all: &[(u32, u32)]) -> Vec<Span> {
+        let span = |&(base, len): &(u32, u32)| Span { base, len };
+        all.iter().map(span).collect()
+    }
+
+    #[track_caller]
+    fn moved(all: &[(u32, u32)], place: usize, expected: &[(u32, u32)]) {
+        let mut all = spans(all);
+        make_room(&mut all, place);
+        assert_eq!(all, spans(expected));
+    }
+
+    #[test]
+    fn sockets_stay_where_they_are_if_they_can() {
+        moved(&[(0, 4), (8, 4)], 0, &[(0, 4), (8, 4)]);
+        moved(&[(0, 8), (8, 4)], 0, &[(0, 8), (8, 4)]);
+        moved(&[(0, 4), (4, 200)], 1, &[(0, 4), (4, 200)]);
+        moved(&[(0, 4), (2, 0)], 1, &[(0, 4), (2, 0)]);
+    }
+
+    #[test]
+    fn sockets_that_do_not_fit_there_any_more_move_to_a_gap() {
+        moved(&[(0, 5), (4, 4)], 0, &[(8, 5), (4, 4)]);
+        moved(&[(0, 4), (8, 3), (9, 9)], 1, &[(0, 4), (4, 3), (9, 9)]);
+        moved(&[(250, 4), (252, 7)], 1, &[(250, 4), (0, 7)]);
+    }
+
+    #[test]
+    fn without_a_gap_all_move_together() {
+        moved(&[(100, 20), (0, 156)], 1, &[(0, 20), (20, 156)]);
+        moved(
+            &[(100, 56), (0, 100), (156, 100)],
+            2,
+            &[(100, 56), (0, 100), (156, 100)],
+        );
+        moved(
+            &[(60, 6), (0, 200), (120, 50)],
+            1,
+            &[(0, 6), (6, 200), (206, 50)],
+        );
+    }
+
+    #[test]
+    fn sockets_of_any_changes_never_share_a_place() {
+        let mut random = 7_u64;
+        let mut next = |below: u32| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as u32 % below
+        };
+        let mut all = spans(&[(0, 0); 5]);
+        for step in 0..10_000 {
+            let place = next(5) as usize;
+            let used: u32 = all.iter().map(|span| span.len).sum();
+            let room = XSKS_MAX - used + all[place].len;
+            all[place].len = next(room + 1);
+            make_room(&mut all, place);
+            for (at, span) in all.iter().enumerate() {
+                assert!(span.end() <= XSKS_MAX || span.len == 0, "{step}: {all:?}");
+                let overlap = |other: &Span| span.overlaps(*other);
+                assert!(!all[at + 1..].iter().any(overlap), "{step}: {all:?}");
+            }
+        }
     }
 }

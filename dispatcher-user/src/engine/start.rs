@@ -10,18 +10,21 @@ use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
 use tokio::sync::{oneshot, watch};
 
-use super::adopt::Legacy;
 use super::configure::Roster;
 use super::handle::{self, Message};
 use super::host_stack::HostStack;
+use super::interfaces::Follower;
 use super::resets::Resets;
+use super::retry::Kept;
 use super::sockets::Sockets;
 use super::{Engine, Handle, clock, first_control};
 use crate::admission::Admission;
 use crate::config::{self, Config};
-use crate::datapath::{self, AttachedMode, Datapath, DatapathConfig, Meters};
+use crate::datapath::{self, AttachedMode, Attacher, Datapath, DatapathConfig, Meters};
+use crate::fault::{self, Point};
 use crate::network::{Network, NetworkView};
-use crate::xsk::XskMode;
+use crate::privileges;
+use crate::xsk::{XskConfig, XskMode};
 
 /// How long a start waits for the ways to all back-ends. A back-end whose way is not known by then
 /// is reached through the host's stack until it is.
@@ -30,12 +33,17 @@ const FIRST_WAYS: Duration = Duration::from_millis(500);
 /// The admission thread, running.
 pub struct Running {
     thread: JoinHandle<Engine>,
+    interfaces: Follower,
     /// Resolves when the thread has ended, however it did.
     pub ended: oneshot::Receiver<()>,
     /// How the program is attached.
     pub attached: AttachedMode,
     /// Who is there.
     pub roster: Roster,
+    /// Who was there before, when an earlier daemon left flows of services or back-ends that the
+    /// configuration does not know: a configuration that does, and its roster. They are removed
+    /// since then, as by a reload.
+    pub before: Option<(Config, Roster)>,
 }
 
 impl Running {
@@ -46,6 +54,8 @@ impl Running {
     ///
     /// When the thread has panicked.
     pub async fn stop(self, handle: &Handle) -> Result<u32> {
+        // While the other thread answers: it may be asked something.
+        tokio::task::spawn_blocking(move || self.interfaces.stop()).await?;
         // A thread that has ended has nobody to stop.
         let _ = handle.tell(Message::Stop).await;
         let engine = tokio::task::spawn_blocking(move || self.thread.join())
@@ -80,13 +90,25 @@ pub async fn start(config: &Config) -> Result<Started> {
     let Opened {
         engine,
         roster,
+        before,
         handle,
         network,
         views,
+        attacher,
     } = open(config).await?;
     let (running, ended) = oneshot::channel::<()>();
     let attached = engine.attached.context("nothing is attached")?;
     let meters = engine.datapath.meters()?;
+    // All is open; the threads that this one starts begin with what it has.
+    let kept = privileges::settle()?;
+    tracing::info!(%kept, "gave up all capabilities but these");
+    let interfaces = Follower::start(
+        &engine.sockets,
+        attacher,
+        attach_mode(config),
+        xsk_config(config),
+        handle.clone(),
+    )?;
     let thread = thread::Builder::new()
         .name("admission".into())
         .spawn(move || {
@@ -97,9 +119,11 @@ pub async fn start(config: &Config) -> Result<Started> {
         .context("cannot start the admission thread")?;
     let running = Running {
         thread,
+        interfaces,
         ended,
         attached,
         roster,
+        before,
     };
     Ok(Started {
         running,
@@ -114,22 +138,24 @@ pub async fn start(config: &Config) -> Result<Started> {
 struct Opened {
     engine: Engine,
     roster: Roster,
+    before: Option<(Config, Roster)>,
     handle: Handle,
     network: Network,
     views: Views,
+    attacher: Attacher,
 }
 
 /// Opens everything and attaches last. What a failed start has pinned is removed.
 async fn open(config: &Config) -> Result<Opened> {
     let dataplane = &config.dataplane;
     // First, because another dispatcher on the same interfaces shows here.
-    let sockets = Sockets::open(&dataplane.interfaces, xsk_mode(dataplane.xsk_mode))?;
-    let datapath = Datapath::open(&DatapathConfig {
+    let sockets = Sockets::open(&dataplane.interfaces, &xsk_config(config))?;
+    let (datapath, attacher) = Datapath::open(&DatapathConfig {
         pin_path: dataplane.pin_path.clone(),
         flow_capacity: dataplane.flow_capacity,
     })?;
     let adopted = datapath.is_adopted();
-    match assemble(config, sockets, datapath).await {
+    match assemble(config, sockets, datapath, attacher).await {
         Ok(started) => Ok(started),
         Err(error) => {
             if !adopted {
@@ -140,7 +166,12 @@ async fn open(config: &Config) -> Result<Opened> {
     }
 }
 
-async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> Result<Opened> {
+async fn assemble(
+    config: &Config,
+    sockets: Sockets,
+    mut datapath: Datapath,
+    mut attacher: Attacher,
+) -> Result<Opened> {
     let last_generation = if datapath.is_adopted() {
         datapath.network_generation()
     } else {
@@ -158,6 +189,7 @@ async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> 
     let now = clock::now();
     let control = first_control(view.generation, config.dataplane.unattended, now);
     datapath.set_control(&control)?;
+    fault::point(Point::ControlTold);
     let (handle, inbox, names) = handle::channel(config.dataplane.pin_path.clone())?;
     let mut engine = Engine {
         admission: Admission::new(config.dataplane.flow_capacity, RandomState::default()),
@@ -178,6 +210,8 @@ async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> 
         events_lost: datapath.handled(Handled::EventLost),
         to_reconcile: Vec::new(),
         resets: Resets::default(),
+        kept: Kept::default(),
+        floods: Default::default(),
         started: now,
         attached: None,
         stopping: false,
@@ -185,34 +219,27 @@ async fn assemble(config: &Config, sockets: Sockets, mut datapath: Datapath) -> 
         sockets,
         datapath,
     };
-    let mut legacy = Legacy::default();
-    if engine.datapath.is_adopted() {
-        legacy = Legacy::read(engine.datapath.flows()).context("cannot read the flow table")?;
-    }
-    let number = |service, backend| Some(legacy.number(service, backend));
-    let roster = engine.configure(now, config, number)?;
-    let numbers = roster.backends.iter().flatten().map(|one| one.id.0);
-    engine.datapath.measure_only(&numbers.collect::<Vec<_>>());
-    if engine.datapath.is_adopted() {
-        let adopted = engine.adopt(now, legacy);
-        tracing::info!(
-            adopted.flows,
-            adopted.removed,
-            "took over from an earlier daemon"
-        );
-    }
+    let (roster, before) = if engine.datapath.is_adopted() {
+        engine.take_over(now, config)?
+    } else {
+        let roster = engine.configure(now, config, |_, _| None)?;
+        (roster, None)
+    };
     engine
         .datapath
         .set_links(&engine.sockets.links(&engine.network))?;
     engine.sockets.register(&mut engine.datapath)?;
-    let attached = engine.datapath.attach(interfaces, attach_mode(config))?;
-    engine.attached = Some(attached);
+    let modes = attacher.attach(interfaces, attach_mode(config))?;
+    engine.sockets.set_modes(&modes);
+    engine.attached = engine.sockets.attached();
     Ok(Opened {
         engine,
         roster,
+        before,
         handle,
         network,
         views,
+        attacher,
     })
 }
 
@@ -226,11 +253,15 @@ fn all_resolved(view: &NetworkView, config: &Config) -> bool {
     })
 }
 
-fn xsk_mode(mode: config::XskMode) -> XskMode {
-    match mode {
+fn xsk_config(config: &Config) -> XskConfig {
+    let mode = match config.dataplane.xsk_mode {
         config::XskMode::Auto => XskMode::Auto,
         config::XskMode::Copy => XskMode::Copy,
         config::XskMode::ZeroCopy => XskMode::ZeroCopy,
+    };
+    XskConfig {
+        mode,
+        ..XskConfig::default()
     }
 }
 

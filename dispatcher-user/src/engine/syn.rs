@@ -123,13 +123,24 @@ impl Packet {
     /// An RST with the addresses of `key`, which acknowledges `ack`.
     #[must_use]
     pub fn reset(key: &FlowKey, seq: u32, ack: u32) -> Self {
+        Self::bare(key, seq, ack, TcpFlags::RST.with(TcpFlags::ACK))
+    }
+
+    /// An RST with the addresses of `key` that acknowledges nothing: to one whose initial sequence
+    /// number is not known.
+    #[must_use]
+    pub fn take_back(key: &FlowKey, seq: u32) -> Self {
+        Self::bare(key, seq, 0, TcpFlags::RST)
+    }
+
+    fn bare(key: &FlowKey, seq: u32, ack: u32, flags: TcpFlags) -> Self {
         let tcp = TcpHdr {
             src_port: key.src_port.bytes(),
             dst_port: key.dst_port.bytes(),
             seq: seq.to_be_bytes(),
             ack: ack.to_be_bytes(),
             data_offset: 5 << 4,
-            flags: TcpFlags::RST.with(TcpFlags::ACK),
+            flags,
             window: [0; 2],
             checksum: [0; 2],
             urgent: [0; 2],
@@ -303,12 +314,17 @@ fn leave_data_behind(headers: &mut [u8; HEADERS_MAX], segment: &Segment, data: &
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use dispatcher_common::addr::Port;
     use std::net::IpAddr;
 
     const ETHERNET: usize = 14;
+
+    /// A good one.
+    pub(in crate::engine) fn any_syn() -> Vec<u8> {
+        syn_frame("198.51.100.1", "192.0.2.10", b"")
+    }
 
     /// A SYN with 12 bytes of options and `data`, checksums by the full sums.
     fn syn_frame(src: &str, dst: &str, data: &[u8]) -> Vec<u8> {
@@ -413,6 +429,13 @@ mod tests {
             let reset = parse::parse(&frame[..]).unwrap();
             assert_eq!(reset.key, segment.key);
             assert_eq!((reset.tcp.seq, reset.tcp.ack), (0xffff_fff0, 77));
+
+            let packet = Packet::take_back(&segment.key, 1001);
+            assert!(checksums_are_right(packet.ip()));
+            packet.write_frame(&NextHop::UNKNOWN, &mut frame);
+            let reset = parse::parse(&frame[..]).unwrap();
+            assert_eq!(reset.tcp.flags, TcpFlags::RST);
+            assert_eq!((reset.tcp.seq, reset.tcp.ack), (1001, 0));
         }
     }
 

@@ -2,6 +2,7 @@
 //! and effects meet. It runs beside the admission thread, which it asks for what that has measured,
 //! and tells what is to change. Everything else is told through a [`Desk`].
 
+mod health;
 mod record;
 mod standing;
 
@@ -22,8 +23,9 @@ use crate::ceiling::Settings;
 use crate::config::{self, Config};
 use crate::datapath::Meters;
 use crate::engine::{Adjustment, Enrolled, Handle, Roster, Since, clock};
+use crate::health::{CHECKS_MAX, Checked, Checks, Target};
 use crate::measure::Reading;
-use crate::status::Status;
+use crate::status::{ChecksStatus, Status};
 
 use record::Record;
 
@@ -36,6 +38,10 @@ const ASKS_MAX: usize = 64;
 
 /// Answers of agents that may wait; an agent whose answer finds no room is asked later.
 const ANSWERS_MAX: usize = 256;
+
+/// Results of checks that may wait; a check whose result finds no room is followed by the next one
+/// later.
+const CHECKED_MAX: usize = 256;
 
 const STOPPING: &str = "the daemon is stopping";
 
@@ -62,6 +68,8 @@ struct Governor {
     asks: mpsc::Receiver<Ask>,
     answers: mpsc::Receiver<Answer>,
     agents: Agents,
+    checked: mpsc::Receiver<Checked>,
+    checks: Checks,
 }
 
 enum Ask {
@@ -122,10 +130,18 @@ impl Desk {
     }
 }
 
-/// Starts to move the ceilings of the configured services.
-pub async fn start(config: &Config, roster: &Roster, meters: Meters, engine: Handle) -> Desk {
+/// Starts to move the ceilings of the configured services. `before` says who was there before the
+/// configuration removed some.
+pub async fn start(
+    config: &Config,
+    roster: &Roster,
+    before: Option<&(Config, Roster)>,
+    meters: Meters,
+    engine: Handle,
+) -> Desk {
     let (desk, asks) = mpsc::channel(ASKS_MAX);
     let (answered, answers) = mpsc::channel(ANSWERS_MAX);
+    let (told, checked) = mpsc::channel(CHECKED_MAX);
     let mut governor = Governor {
         services: Vec::new(),
         meters,
@@ -133,9 +149,19 @@ pub async fn start(config: &Config, roster: &Roster, meters: Meters, engine: Han
         asks,
         answers,
         agents: Agents::new(answered),
+        checked,
+        checks: Checks::new(told, CHECKS_MAX),
     };
-    block_in_place(|| governor.enroll(clock::now(), config, roster, false));
+    let now = clock::now();
+    block_in_place(|| match before {
+        Some((all, known)) => {
+            governor.enroll(now, all, known, false);
+            governor.enroll(now, config, roster, true)
+        }
+        None => governor.enroll(now, config, roster, false),
+    });
     governor.agents.set(targets(config, roster)).await;
+    governor.checks.set(to_check(config, roster)).await;
     tokio::spawn(governor.run());
     Desk(desk)
 }
@@ -162,6 +188,22 @@ fn targets(config: &Config, roster: &Roster) -> Vec<AgentTarget> {
     let of_service = |(service, _, backends): (&config::Service, _, &[Enrolled<BackendId>])| {
         let backends = service.backends.iter().zip(backends);
         let targets = backends.filter_map(|(one, known)| AgentTarget::new(known.id, service, one));
+        targets.collect::<Vec<_>>()
+    };
+    configured(config, roster).flat_map(of_service).collect()
+}
+
+/// All back-ends that are checked.
+fn to_check(config: &Config, roster: &Roster) -> Vec<Target> {
+    type Known<'a> = (
+        &'a config::Service,
+        &'a Enrolled<ServiceId>,
+        &'a [Enrolled<BackendId>],
+    );
+    let of_service = |(service, enrolled, backends): Known<'_>| {
+        let backends = service.backends.iter().zip(backends);
+        let targets =
+            backends.filter_map(|(one, known)| Target::new(enrolled.id, known.id, service, one));
         targets.collect::<Vec<_>>()
     };
     configured(config, roster).flat_map(of_service).collect()
@@ -214,6 +256,7 @@ impl Governor {
                     None => return,
                 },
                 Some(answer) = self.answers.recv() => self.hear(answer).await,
+                Some(checked) = self.checked.recv() => self.check(checked).await,
                 () = sleep(pause) => self.turn(clock::now()).await,
             };
             if let Err(error) = done {
@@ -232,6 +275,12 @@ impl Governor {
             ..
         } = self;
         for service in services.iter_mut().filter(|one| one.next_look() <= now) {
+            let (name, records) = (&service.name, service.backends.iter_mut());
+            let woken = records.filter_map(|record| record.handle_timeout(now, name));
+            let woken: Vec<_> = woken.collect();
+            if !woken.is_empty() {
+                engine.adjust(woken).await?;
+            }
             if service.due > now {
                 block_in_place(|| service.look(now, meters));
                 continue;
@@ -271,6 +320,12 @@ impl Governor {
                 self.hear(answer).await?;
             }
         }
+        let dropped = self.checks.set(to_check(&config, &roster)).await;
+        while let Ok(checked) = self.checked.try_recv() {
+            if !dropped.contains(&checked.backend) {
+                self.check(checked).await?;
+            }
+        }
         let adjustments = block_in_place(|| self.enroll(clock::now(), &config, &roster, true));
         self.engine.adjust(adjustments).await?;
         Ok(roster)
@@ -308,14 +363,13 @@ impl Governor {
             for (place, known) in backends.iter().enumerate() {
                 let record = records.remove(&known.id);
                 let configured = settings.backends.get(place);
-                let (of, ceiling) = (&service.name, &settings.ceiling);
                 let record = match (record, configured, known.since) {
                     (Some(mut record), Some(backend), Since::Kept) => {
-                        adjustments.push(record.update(now, of, backend, ceiling));
+                        adjustments.push(record.update(now, backend, settings));
                         Some(record)
                     }
                     (Some(mut record), Some(backend), Since::Revived) => {
-                        record.renew(backend, ceiling);
+                        record.renew(now, backend, settings);
                         Some(record)
                     }
                     (Some(mut record), _, Since::Leaving) => {
@@ -325,13 +379,13 @@ impl Governor {
                     (_, Some(backend), _) if running => {
                         // Nothing is counted of one that is new.
                         let nothing = Reading::default();
-                        let mut new = Record::new(now, known.id, backend, ceiling, nothing);
+                        let mut new = Record::new(now, known.id, backend, settings, nothing);
                         new.come();
                         Some(new)
                     }
                     (_, Some(backend), _) => {
                         let reading = self.meters.read(known.id.0);
-                        Some(Record::new(now, known.id, backend, ceiling, reading))
+                        Some(Record::new(now, known.id, backend, settings, reading))
                     }
                     (_, None, _) => None,
                 };
@@ -380,6 +434,11 @@ impl Governor {
 
     /// Looks at every service, so that totals are of now.
     fn fill_in(&mut self, now: Time, status: &mut Status) {
+        status.checks = ChecksStatus {
+            running: self.checks.running() as u64,
+            most: CHECKS_MAX as u64,
+            waited: self.checks.waited(),
+        };
         for service in &mut self.services {
             service.look(now, &self.meters);
             let mut told = status.services.iter_mut();
@@ -445,5 +504,21 @@ impl Governor {
             }
         }
         Ok(())
+    }
+
+    /// A back-end was checked.
+    async fn check(&mut self, checked: Checked) -> Result<()> {
+        let mut services = self.services.iter_mut();
+        let Some(service) = services.find(|known| known.id == checked.service) else {
+            return Ok(());
+        };
+        let mut records = service.backends.iter_mut();
+        let Some(record) = records.find(|record| record.id() == checked.backend) else {
+            return Ok(());
+        };
+        match record.check(clock::now(), &service.name, checked) {
+            Some(adjustment) => self.engine.adjust(vec![adjustment]).await,
+            None => Ok(()),
+        }
     }
 }

@@ -14,12 +14,14 @@ use crate::ceiling::{
 };
 use crate::config;
 use crate::engine::{Adjustment, Enrolled};
+use crate::health::{Cause, Checked, Verdict};
 use crate::measure::{Distribution, Measured, Reading, Recent};
 use crate::status::{
     BackendStatus, CeilingMove, Rate, SuggestedCeiling, TimesBySize, TimesMs, Totals,
 };
 use crate::telemetry::TIMES_BUCKETS;
 
+use super::health::Health;
 use super::standing::{Order, Standing};
 
 /// One back-end.
@@ -31,6 +33,7 @@ pub(super) struct Record {
     leaving: bool,
     controller: Controller,
     standing: Standing,
+    health: Health,
     /// Whether its agent gave a report when it was last asked; nothing before it was.
     heard: Option<bool>,
     /// What the program had counted at the last look.
@@ -53,7 +56,7 @@ impl Record {
         now: Time,
         id: BackendId,
         backend: &config::Backend,
-        settings: &Settings,
+        of: &config::Service,
         reading: Reading,
     ) -> Self {
         Self {
@@ -61,8 +64,9 @@ impl Record {
             name: backend.name.as_str().into(),
             address: backend.address,
             leaving: false,
-            controller: controller(backend, settings),
+            controller: controller(backend, &of.ceiling),
             standing: Standing::NEW,
+            health: Health::new(now, &of.health),
             heard: None,
             reading,
             window: Measured::default(),
@@ -87,31 +91,36 @@ impl Record {
     }
 
     /// It was removed, and comes back: as a new one, but for what was measured.
-    pub(super) fn renew(&mut self, backend: &config::Backend, settings: &Settings) {
+    pub(super) fn renew(&mut self, now: Time, backend: &config::Backend, of: &config::Service) {
         self.name = backend.name.as_str().into();
         self.leaving = false;
         self.standing = Standing::NEW;
+        self.health = Health::new(now, &of.health);
         self.heard = None;
-        self.controller = controller(backend, settings);
+        self.controller = controller(backend, &of.ceiling);
         self.come();
     }
 
     /// Makes it what is configured of it. Its ceiling stays, pinned or not, as far as its bounds
-    /// allow; what an operator said of it stays; what its agent said stays while it is asked.
+    /// allow; what an operator said of it stays; what its agent said stays while it is asked, and
+    /// what its health says while it is watched.
     pub(super) fn update(
         &mut self,
         now: Time,
-        service: &str,
         backend: &config::Backend,
-        settings: &Settings,
+        of: &config::Service,
     ) -> Adjustment {
         self.name = backend.name.as_str().into();
+        let (service, settings) = (of.name.as_str(), &of.ceiling);
         let before = self.controller.ceiling();
         let mut standing = self.standing;
         if !matches!(settings.policy, Policy::Agent(_)) {
             standing.agent = BackendState::Up;
             self.heard = None;
         }
+        let cause = self.health.update(now, &of.health);
+        self.note_health(service, cause);
+        standing.health = self.health.state();
         self.controller.set_settings(settings);
         self.controller.set_bounds(bounds(backend));
         self.controller.set_initial(backend.ceiling.initial);
@@ -179,13 +188,76 @@ impl Record {
             bytes_in: rate(counters.bytes_in),
             bytes_out: rate(counters.bytes_out),
         };
-        let before = self.controller.ceiling();
-        self.controller.decide(&window);
-        self.note_move(now, service, before);
+        // What one request tells of a back-end that is tried tells nothing of its ceiling.
+        if self.health.verdict() != Verdict::Trial {
+            let before = self.controller.ceiling();
+            self.controller.decide(&window);
+            self.note_move(now, service, before);
+        }
+        let cause = match self.leaving {
+            false => self.health.observe(now, of_backend, window.connect.count),
+            true => None,
+        };
         Adjustment {
-            ceiling: Some(self.controller.ceiling()),
             response_time: Some((window.response.count > 0).then_some(window.response.mean)),
-            ..Adjustment::of(self.id)
+            ..self.change_health(now, service, cause)
+        }
+    }
+
+    /// It was checked.
+    pub(super) fn check(
+        &mut self,
+        now: Time,
+        service: &str,
+        checked: Checked,
+    ) -> Option<Adjustment> {
+        let cause = self.health.check(now, checked.took, checked.result);
+        if let Some(why) = self.health.hindrance() {
+            tracing::error!(service, backend = &*self.name, why, "not checked");
+        }
+        cause.map(|cause| self.change_health(now, service, Some(cause)))
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_timeout(&mut self, now: Time, service: &str) -> Option<Adjustment> {
+        let cause = self.health.handle_timeout(now)?;
+        Some(self.change_health(now, service, Some(cause)))
+    }
+
+    /// Takes up what its health says after `cause`, if that is anything new.
+    fn change_health(&mut self, now: Time, service: &str, cause: Option<Cause>) -> Adjustment {
+        self.note_health(service, cause);
+        let standing = Standing {
+            health: self.health.state(),
+            ..self.standing
+        };
+        if cause == Some(Cause::Answered) {
+            // It is given more than one from now on.
+            let before = self.controller.ceiling();
+            self.controller.came_up();
+            self.note_move(now, service, before);
+        }
+        let stays_disabled = standing.operator == Order::Disable;
+        Adjustment {
+            reset: match cause {
+                Some(_) if self.health.resets() => Some(true),
+                Some(_) if !stays_disabled => Some(false),
+                _ => None,
+            },
+            ..self.stand(now, service, standing)
+        }
+    }
+
+    /// Tells of a change, if there was one.
+    fn note_health(&self, service: &str, cause: Option<Cause>) {
+        if cause.is_none() {
+            return;
+        }
+        let (backend, why) = (&*self.name, self.health.why());
+        match self.health.verdict() {
+            Verdict::Down => tracing::warn!(service, backend, why, "down by its health"),
+            Verdict::Trial => tracing::info!(service, backend, why, "tried with one connection"),
+            Verdict::Up => tracing::info!(service, backend, why, "up by its health"),
         }
     }
 
@@ -195,8 +267,16 @@ impl Record {
         self.controller.pin(ceiling);
         self.note_move(now, service, before);
         Adjustment {
-            ceiling: Some(self.controller.ceiling()),
+            ceiling: Some(self.ceiling_in_force()),
             ..Adjustment::of(self.id)
+        }
+    }
+
+    /// What its controller says, unless it is tried.
+    fn ceiling_in_force(&self) -> u32 {
+        match self.health.verdict() {
+            Verdict::Trial => 1,
+            Verdict::Up | Verdict::Down => self.controller.ceiling(),
         }
     }
 
@@ -284,7 +364,7 @@ impl Record {
         }
         self.note_move(now, service, before);
         Adjustment {
-            ceiling: Some(self.controller.ceiling()),
+            ceiling: Some(self.ceiling_in_force()),
             state: (state != was).then_some(state),
             ..Adjustment::of(self.id)
         }
@@ -314,6 +394,7 @@ impl Record {
     /// Adds what is known to a status.
     pub(super) fn fill_in(&mut self, now: Time, told: &mut BackendStatus) {
         let counters = self.total.counters;
+        told.health = self.health.status(now).filter(|_| !self.leaving);
         told.pinned = self.controller.is_pinned();
         told.moved = self.moved.as_ref().map(|(then, change)| CeilingMove {
             from: u64::from(change.from),
@@ -339,13 +420,13 @@ impl Record {
         told.connect_sizes = by_size(&self.total.connect);
         told.rate = self.rate;
         told.total = Totals {
-            connections: told.total.connections,
             requests: counters.requests,
             unanswered: counters.unanswered,
             packets_in: counters.packets_in,
             packets_out: counters.packets_out,
             bytes_in: counters.bytes_in,
             bytes_out: counters.bytes_out,
+            ..told.total
         };
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Standing {
     pub(super) operator: Order,
     /// The back-end's agent: up, draining or down.
     pub(super) agent: BackendState,
+    /// Its health: up or down.
+    pub(super) health: BackendState,
 }
 
 impl Standing {
@@ -28,15 +30,21 @@ impl Standing {
     pub(super) const NEW: Self = Self {
         operator: Order::Serve,
         agent: BackendState::Up,
+        health: BackendState::Up,
     };
 
     /// What all of it comes to: disabled before draining before down before up.
     pub(super) fn state(self) -> BackendState {
-        match (self.operator, self.agent) {
-            (Order::Disable, _) | (_, BackendState::Disabled) => BackendState::Disabled,
-            (Order::Drain, _) | (_, BackendState::Draining) => BackendState::Draining,
-            (Order::Serve, BackendState::Down) => BackendState::Down,
-            (Order::Serve, BackendState::Up) => BackendState::Up,
+        let said = [self.agent, self.health];
+        let says = |state| said.contains(&state);
+        if self.operator == Order::Disable || says(BackendState::Disabled) {
+            BackendState::Disabled
+        } else if self.operator == Order::Drain || says(BackendState::Draining) {
+            BackendState::Draining
+        } else if says(BackendState::Down) {
+            BackendState::Down
+        } else {
+            BackendState::Up
         }
     }
 }
@@ -59,8 +67,15 @@ mod tests {
             (Order::Disable, Down, Disabled),
             (Order::Disable, Draining, Disabled),
         ] {
-            let standing = Standing { operator, agent };
-            assert_eq!(standing.state(), state, "{standing:?}");
+            for health in [Up, Down] {
+                let standing = Standing {
+                    operator,
+                    agent,
+                    health,
+                };
+                let state = if state == Up { health } else { state };
+                assert_eq!(standing.state(), state, "{standing:?}");
+            }
         }
     }
 

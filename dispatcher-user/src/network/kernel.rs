@@ -23,6 +23,10 @@ use super::route::{self, Route};
 /// Longest wait for the answer to one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Routes that are read for their gateways: more than any machine has that is not told the routes
+/// of the whole Internet, and of that one the gateways are few and among the first.
+const ROUTES_READ_MAX: usize = 10_000;
+
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -75,6 +79,19 @@ impl Kernel {
     pub async fn neighbours(&self) -> Result<Neighbours, KernelError> {
         let messages = self.neighbour_messages().await?;
         Ok(messages.iter().filter_map(neighbour::parse).collect())
+    }
+
+    /// The gateways of all routes, of the first [`ROUTES_READ_MAX`] of each family.
+    pub async fn gateways(&self) -> Result<Vec<NeighbourKey>, KernelError> {
+        let mut gateways = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            let routes = self.0.route().get(question).execute();
+            let routes = collect(routes.take(ROUTES_READ_MAX)).await?;
+            gateways.extend(routes.iter().flat_map(route::gateways));
+        }
+        Ok(gateways)
     }
 
     /// The kernel's own choice of a route to `target`.

@@ -46,7 +46,7 @@ pub(super) struct Device {
     pub name: String,
     pub kind: DeviceKind,
     mac: Option<Mac>,
-    mtu: u32,
+    pub mtu: u32,
     up: bool,
 }
 

@@ -18,6 +18,7 @@ mod kernel;
 mod generic;
 mod snapshot;
 mod watcher;
+mod link_events;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 pub use self::generic::XdpFeatures;
 pub use self::kernel::KernelError;
 pub use self::link::{LinkInfo, LinkKind};
+pub use self::link_events::LinkEvents;
 pub use self::route::Route;
 pub use self::snapshot::{AddressFacts, LinkFacts, NeighbourState, ProgramMode, Snapshot};
 use self::watcher::Watcher;
@@ -67,6 +69,8 @@ pub enum Way {
     HostStack {
         /// The device, and what about it.
         why: String,
+        /// Largest IP packet, bytes; [`u16::MAX`] when that is not known.
+        mtu: u16,
     },
     /// Not at present: no route, link down, neighbour silent, or an address of this machine.
     Unresolved {

@@ -8,6 +8,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 
+use super::neighbour::NeighbourKey;
+
 /// The kernel's answer for one target.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
@@ -46,10 +48,6 @@ pub(super) fn parse(target: IpAddr, message: &RouteMessage) -> Route {
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => oif = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4))
-            | RouteAttribute::Via(RouteVia::Inet(v4)) => next = (*v4).into(),
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6))
-            | RouteAttribute::Via(RouteVia::Inet6(v6)) => next = (*v6).into(),
             RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => return Route::Encapsulated,
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.iter().find_map(|metric| match metric {
@@ -57,7 +55,7 @@ pub(super) fn parse(target: IpAddr, message: &RouteMessage) -> Route {
                     _ => None,
                 });
             }
-            _ => {}
+            other => next = gateway(other).unwrap_or(next),
         }
     }
     match oif {
@@ -92,8 +90,46 @@ pub(super) fn matters(message: &RouteMessage) -> bool {
         && header.kind != RouteType::Multicast
 }
 
+/// The gateways of an entry of the routing tables, each with the interface that it is on; none if
+/// the entry does not matter.
+pub(super) fn gateways(message: &RouteMessage) -> Vec<NeighbourKey> {
+    if !matters(message) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut oif = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::MultiPath(hops) => {
+                let ways = hops.iter().filter_map(|hop| {
+                    let gateway = hop.attributes.iter().find_map(gateway)?;
+                    Some((hop.interface_index, gateway))
+                });
+                found.extend(ways);
+            }
+            _ => {}
+        }
+    }
+    let single = message.attributes.iter().find_map(gateway);
+    found.extend(oif.zip(single));
+    found
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(v4))
+        | RouteAttribute::Via(RouteVia::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Gateway(RouteAddress::Inet6(v6))
+        | RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
     use super::*;
 
     fn answer(kind: RouteType, attributes: Vec<RouteAttribute>) -> Route {
@@ -163,5 +199,25 @@ mod tests {
             panic!("a refusal is no route");
         };
         assert_eq!(why, "no route to 10.0.0.2; add one with `ip route`");
+    }
+
+    #[test]
+    fn all_gateways_of_a_route_are_told_with_their_interfaces() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        let by = |oif: u32, last: u8| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = oif;
+            let gateway = RouteAddress::Inet([10, 0, 0, last].into());
+            hop.attributes = vec![RouteAttribute::Gateway(gateway)];
+            hop
+        };
+        message.attributes = vec![RouteAttribute::MultiPath(vec![by(2, 7), by(3, 8)])];
+        assert_eq!(gateways(&message), [], "no family");
+        message.header.address_family = AddressFamily::Inet;
+        let both = [(2, [10, 0, 0, 7].into()), (3, [10, 0, 0, 8].into())];
+        assert_eq!(gateways(&message), both);
+        message.attributes = vec![RouteAttribute::Oif(2)];
+        assert_eq!(gateways(&message), [], "on the link");
     }
 }

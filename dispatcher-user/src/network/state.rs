@@ -12,6 +12,10 @@ use super::neighbour::{self, NeighbourKey, Neighbours};
 use super::route::{self, Route};
 use super::{NetworkView, Way, next_generation};
 
+/// Gateways that are kept resolved, besides those of targets; of others the program learns when
+/// they make themselves known.
+const GATEWAYS_MAX: usize = 256;
+
 /// What is known.
 #[derive(Debug)]
 pub(super) struct State {
@@ -19,6 +23,8 @@ pub(super) struct State {
     devices: Devices,
     links: BTreeMap<u32, LinkInfo>,
     neighbours: Neighbours,
+    /// By which anybody is reached, on whatever interface.
+    gateways: BTreeSet<NeighbourKey>,
     /// The answer for each target.
     pub routes: BTreeMap<IpAddr, Route>,
 }
@@ -80,6 +86,7 @@ impl State {
             devices: Devices::new(),
             links: BTreeMap::new(),
             neighbours: Neighbours::new(),
+            gateways: BTreeSet::new(),
             routes: BTreeMap::new(),
         }
     }
@@ -116,6 +123,17 @@ impl State {
         }
     }
 
+    /// Takes over the gateways of all routes, read just now.
+    pub fn replace_gateways(&mut self, gateways: Vec<NeighbourKey>) {
+        self.gateways.clear();
+        self.add_gateways(gateways);
+    }
+
+    fn add_gateways(&mut self, gateways: Vec<NeighbourKey>) {
+        let room = GATEWAYS_MAX.saturating_sub(self.gateways.len());
+        self.gateways.extend(gateways.into_iter().take(room));
+    }
+
     /// Takes in one report of the kernel.
     pub fn apply(&mut self, report: &RouteNetlinkMessage) -> Change {
         match report {
@@ -134,6 +152,10 @@ impl State {
                 .map_or(Change::NONE, |(key, _)| self.set_neighbour(key, None)),
             RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
                 if route::matters(message) {
+                    if matches!(report, RouteNetlinkMessage::NewRoute(_)) {
+                        // That one is routed by no more is found out when all is read again.
+                        self.add_gateways(route::gateways(message));
+                    }
                     Change::FORWARDING
                 } else {
                     Change::NONE
@@ -194,15 +216,18 @@ impl State {
         self.neighbours.get(&key)
     }
 
-    /// The neighbours by which targets are reached over links of ours that are up.
+    /// The neighbours by which targets, and clients behind gateways, are reached over links of ours
+    /// that are up. A client's own machine makes itself known when it asks for ours; a gateway may
+    /// long know ours when packets are first routed by it.
     pub fn neighbours_in_use(&self) -> BTreeSet<NeighbourKey> {
         let up = |oif: &u32| self.links.get(oif).is_some_and(|link| link.up);
-        self.routes
-            .values()
-            .filter_map(|route| match route {
-                Route::Unicast { oif, next, .. } if up(oif) => Some((*oif, *next)),
-                _ => None,
-            })
+        let targets = self.routes.values().filter_map(|route| match route {
+            Route::Unicast { oif, next, .. } => Some((*oif, *next)),
+            _ => None,
+        });
+        targets
+            .chain(self.gateways.iter().copied())
+            .filter(|(oif, _)| up(oif))
             .collect()
     }
 
@@ -241,13 +266,15 @@ impl State {
             }
             Route::Encapsulated => {
                 let why = format!("the route to {target} encapsulates");
-                return Way::HostStack { why };
+                let mtu = u16::MAX;
+                return Way::HostStack { why, mtu };
             }
         };
         let Some(link) = self.links.get(&oif) else {
             return match self.devices.get(&oif) {
                 Some(device) => Way::HostStack {
                     why: link::why_host_stack(device),
+                    mtu: narrower(device.mtu, route_mtu),
                 },
                 None => unresolved(format!("interface {oif} of the route to {target} is gone")),
             };
@@ -262,22 +289,28 @@ impl State {
         else {
             return unresolved(format!("{next} does not answer on {}", link.name));
         };
-        let mtu = route_mtu.map_or(link.mtu, |bytes| bytes.min(link.mtu));
         Way::Via(NextHop {
             ifindex: link.device,
             generation,
             dst: mac,
             src: link.mac,
             vlan: link.vlan,
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            mtu: narrower(link.mtu, route_mtu),
         })
     }
+}
+
+/// The MTU of a device, or that of the route by it if there is one and it is less.
+fn narrower(device: u32, route: Option<u32>) -> u16 {
+    let mtu = route.map_or(device, |route| route.min(device));
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 /// Whether packets take the same ways, whatever the reasons given for those that take none.
 fn same_ways(a: &HashMap<IpAddr, Way>, b: &HashMap<IpAddr, Way>) -> bool {
     let same = |a: &Way, b: &Way| match (a, b) {
         (Way::Via(a), Way::Via(b)) => a == b,
+        (Way::HostStack { mtu: a, .. }, Way::HostStack { mtu: b, .. }) => a == b,
         _ => std::mem::discriminant(a) == std::mem::discriminant(b),
     };
     a.len() == b.len()

@@ -52,25 +52,26 @@ type Reports = std::pin::Pin<Box<dyn Stream<Item = Report> + Send>>;
 
 /// Everything that the task holds.
 pub(super) struct Watcher {
-    kernel: Kernel,
-    reports: Reports,
+    sockets: Sockets,
     targets: watch::Receiver<BTreeSet<IpAddr>>,
     views: watch::Sender<Arc<NetworkView>>,
     state: State,
     pending: Pending,
     /// The neighbours that we asked for, and when last.
     kept: HashMap<NeighbourKey, Instant>,
-    /// They serve the sockets, and end with the watcher.
+}
+
+/// By which the kernel is heard and asked.
+struct Sockets {
+    kernel: Kernel,
+    reports: Reports,
+    /// They serve the sockets, and end with them.
     connections: JoinSet<()>,
 }
 
-impl Watcher {
-    /// Opens the sockets in the calling thread's namespace and reads the tables once.
-    pub async fn new(
-        interfaces: &[String],
-        last_generation: u32,
-        targets: watch::Receiver<BTreeSet<IpAddr>>,
-    ) -> Result<(Self, watch::Receiver<Arc<NetworkView>>), NetworkError> {
+impl Sockets {
+    /// In the calling thread's namespace.
+    fn open() -> Result<Self, NetworkError> {
         let mut connections = JoinSet::new();
         // Heard before read: what changes in between is reported.
         let (mut hearing, _, reports) =
@@ -83,21 +84,33 @@ impl Watcher {
         connections.spawn(hearing);
         let (asking, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Socket)?;
         connections.spawn(asking);
+        Ok(Self {
+            kernel: Kernel::new(handle),
+            reports: Box::pin(reports.map(|(report, _)| report)),
+            connections,
+        })
+    }
+}
 
+impl Watcher {
+    /// Opens the sockets in the calling thread's namespace and reads the tables once.
+    pub async fn new(
+        interfaces: &[String],
+        last_generation: u32,
+        targets: watch::Receiver<BTreeSet<IpAddr>>,
+    ) -> Result<(Self, watch::Receiver<Arc<NetworkView>>), NetworkError> {
         let start = NetworkView {
             generation: last_generation,
             links: BTreeMap::new(),
             ways: HashMap::new(),
         };
         let mut watcher = Self {
-            kernel: Kernel::new(handle),
-            reports: Box::pin(reports.map(|(report, _)| report)),
+            sockets: Sockets::open()?,
             targets,
             views: watch::Sender::new(Arc::new(start)),
             state: State::new(interfaces),
             pending: Pending::default(),
             kept: HashMap::new(),
-            connections,
         };
         watcher.read_tables().await?;
         if let Some((name, existing)) = watcher.state.missing_interface() {
@@ -132,16 +145,36 @@ impl Watcher {
                 },
                 _ = tick.tick() => self.keep_neighbours().await,
                 _ = refresh.tick() => self.pending.add(Change::UNREPORTED, Instant::now()),
-                Some(report) = self.reports.next() => self.hear(&report),
-                _ = self.connections.join_next() => {
-                    tracing::error!("a netlink socket failed: network changes are not followed");
-                    break;
+                Some(report) = self.sockets.reports.next() => self.hear(&report),
+                _ = self.sockets.connections.join_next() => {
+                    tracing::warn!("a netlink socket failed: opening it anew");
+                    if !self.reopen().await {
+                        break;
+                    }
                 }
             }
         }
         if let Err(error) = self.release(&BTreeSet::new()).await {
             tracing::warn!("leaving neighbours under the kernel's care: {error}");
         }
+    }
+
+    /// Opens the sockets anew, and has everything read again. Returns whether that came to be
+    /// before the targets' sender was gone.
+    async fn reopen(&mut self) -> bool {
+        while self.targets.has_changed().is_ok() {
+            match Sockets::open() {
+                Ok(sockets) => {
+                    self.sockets = sockets;
+                    let all = Change::UNREPORTED.and(Change::FORWARDING);
+                    self.pending.add(all, Instant::now());
+                    return true;
+                }
+                Err(error) => tracing::warn!("network changes are not followed: {error}"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        false
     }
 
     fn hear(&mut self, report: &Report) {
@@ -159,12 +192,12 @@ impl Watcher {
     /// What this finds changed.
     async fn read_tables(&mut self) -> Result<Change, NetworkError> {
         let failed = |what| move |source| NetworkError::Read { what, source };
-        let devices = self.kernel.devices().await.map_err(failed("links"))?;
-        let neighbours = self
-            .kernel
-            .neighbours()
-            .await
-            .map_err(failed("neighbours"))?;
+        let kernel = &self.sockets.kernel;
+        let devices = kernel.devices().await.map_err(failed("links"))?;
+        let neighbours = kernel.neighbours().await;
+        let neighbours = neighbours.map_err(failed("neighbours"))?;
+        let gateways = kernel.gateways().await.map_err(failed("routes"))?;
+        self.state.replace_gateways(gateways);
         Ok(self.state.replace_tables(devices, neighbours))
     }
 
@@ -192,7 +225,7 @@ impl Watcher {
         let targets = self.targets.borrow_and_update().clone();
         self.state.want_routes(&targets);
         for target in targets {
-            match self.kernel.route(target).await {
+            match self.sockets.kernel.route(target).await {
                 Ok(route) => {
                     self.state.routes.insert(target, route);
                 }
@@ -239,7 +272,7 @@ impl Watcher {
             let asked = self.kept.get(&key);
             if asked.is_none_or(|asked| now.duration_since(*asked) >= wait) {
                 self.kept.insert(key, now);
-                unless_refused(key, self.kernel.keep(key).await)?;
+                unless_refused(key, self.sockets.kernel.keep(key).await)?;
             }
         }
         Ok(())
@@ -255,7 +288,7 @@ impl Watcher {
             // Otherwise it is not there, or someone else's by now.
             let ours = |entry: &Neighbour| !entry.foreign;
             if self.state.neighbour(key).is_some_and(ours) {
-                unless_refused(key, self.kernel.release(key).await)?;
+                unless_refused(key, self.sockets.kernel.release(key).await)?;
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ mod driver;
 mod forwarding;
 mod service;
 mod backend;
+mod health;
 mod report;
 #[cfg(test)]
 mod made_up;
@@ -84,6 +85,7 @@ pub fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
     }
     for service in &config.services {
         service::check(config, facts, service, &mut findings);
+        health::check(facts, service, &mut findings);
         for backend in &service.backends {
             backend::check(config, facts, service, backend, &mut findings);
         }

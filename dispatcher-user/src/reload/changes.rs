@@ -199,6 +199,7 @@ impl Changes {
                 time(was.ceiling.slow_start),
                 time(is.ceiling.slow_start),
             ),
+            ("timeouts.connect", time(old.1.connect), time(new.1.connect)),
             (
                 "timeouts.handshake",
                 time(old.1.handshake),
@@ -206,6 +207,23 @@ impl Changes {
             ),
             ("timeouts.idle", time(old.1.idle), time(new.1.idle)),
             ("timeouts.closing", time(old.1.closing), time(new.1.closing)),
+            ("flood.mode", word(&was.flood.mode), word(&is.flood.mode)),
+            (
+                "flood.rate",
+                was.flood.rate.to_string(),
+                is.flood.rate.to_string(),
+            ),
+            ("flood.hold", time(was.flood.hold), time(is.flood.hold)),
+            (
+                "flood.half_open",
+                format!("{}%", was.flood.half_open),
+                format!("{}%", is.flood.half_open),
+            ),
+            (
+                "flood.handshake",
+                time(was.flood.handshake),
+                time(is.flood.handshake),
+            ),
         ] {
             self.compare(&format!("{place}: {key}"), &from, &to);
         }
@@ -332,9 +350,15 @@ per_source = 0
 policy = "queue-depth"
 interval = "1s"
 [service.timeouts]
+connect = "2s"
 handshake = "5s"
 idle = "5m"
 closing = "30s"
+[service.flood]
+mode = "auto"
+rate = 2000
+hold = "10s"
+half_open = "50%"
 [[service.backend]]
 name = "web-1"
 address = "10.0.0.11:8080"
@@ -396,6 +420,22 @@ capacity = 64
                 "\"source-hash\"",
                 "service web: balance: round-robin -> source-hash",
             ),
+            ("\"auto\"", "\"on\"", "service web: flood.mode: auto -> on"),
+            (
+                "rate = 2000",
+                "rate = 3000",
+                "service web: flood.rate: 2000 -> 3000",
+            ),
+            (
+                "hold = \"10s\"",
+                "hold = \"1m\"",
+                "service web: flood.hold: 10s -> 1m",
+            ),
+            (
+                "\"50%\"",
+                "\"40%\"",
+                "service web: flood.half_open: 50% -> 40%",
+            ),
             (
                 "capacity = 10",
                 "capacity = 20",
@@ -437,6 +477,11 @@ capacity = 64
                 "service web: ceiling.slow_start: 0s -> 9s",
             ),
             (
+                "connect = \"2s\"",
+                "connect = \"3s\"",
+                "service web: timeouts.connect: 2s -> 3s",
+            ),
+            (
                 "handshake = \"5s\"",
                 "handshake = \"6s\"",
                 "service web: timeouts.handshake: 5s -> 6s",
@@ -450,6 +495,11 @@ capacity = 64
                 "closing = \"30s\"",
                 "closing = \"9s\"",
                 "service web: timeouts.closing: 30s -> 9s",
+            ),
+            (
+                "[service.timeouts]",
+                "[service.health]\nfall = 9\n[service.timeouts]",
+                "service web: health: checked in another way",
             ),
             (
                 "\"web-1\"",

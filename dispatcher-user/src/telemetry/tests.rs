@@ -35,11 +35,16 @@ fn a_scrape_tells_the_status() {
         "dispatcher_flow_capacity 262144",
         r#"dispatcher_dropped_packets_total{reason="no_flow"} 7"#,
         r#"dispatcher_dropped_packets_total{reason="fragment"} 0"#,
-        r#"dispatcher_connection_requests_total{service="web",outcome="admitted"} 60"#,
+        r#"dispatcher_connection_requests_total{service="web",outcome="admitted"} 61"#,
         r#"dispatcher_connection_requests_total{service="web",outcome="refused"} 20"#,
         r#"dispatcher_connection_requests_total{service="web",outcome="expired"} 10"#,
         r#"dispatcher_connection_requests_total{service="web",outcome="abandoned"} 7"#,
         r#"dispatcher_connection_request_retransmissions_total{service="web"} 11"#,
+        r#"dispatcher_connection_request_retries_total{service="web"} 5"#,
+        "dispatcher_backend_connect_failures_total\
+         {service=\"web\",backend=\"web-1\",reason=\"refused\"} 4",
+        "dispatcher_backend_connect_failures_total\
+         {service=\"web\",backend=\"web-1\",reason=\"silent\"} 1",
         r#"dispatcher_queue_depth{service="web"} 3"#,
         r#"dispatcher_queue_capacity{service="web"} 1024"#,
         r#"dispatcher_backend_connections{service="web",backend="web-1",state="active"} 30"#,
@@ -73,6 +78,11 @@ fn a_scrape_tells_the_status() {
         r#"dispatcher_queue_wait_seconds_bucket{service="web",le="+Inf"} 60"#,
         r#"dispatcher_queue_wait_seconds_sum{service="web"} 61.5"#,
         r#"dispatcher_queue_wait_seconds_count{service="web"} 60"#,
+        r#"dispatcher_backend_checks_total{service="web",backend="web-1",result="passed"} 20"#,
+        r#"dispatcher_backend_checks_total{service="web",backend="web-1",result="status"} 3"#,
+        r#"dispatcher_backend_check_seconds{service="web",backend="web-1"} 0.0015"#,
+        "dispatcher_checks 3",
+        "dispatcher_checks_waited_total 9",
     ] {
         assert!(text.lines().any(|l| l == line), "lacks {line}:\n{text}");
     }
@@ -116,12 +126,13 @@ fn names_follow_the_conventions() {
     assert!(TIMES_BUCKETS.is_sorted_by(|a, b| a < b));
 }
 
-/// Series of a back-end, those of `dispatcher_backend_ceiling_moves_total` not counted.
-const BACKEND_SERIES: usize = 59;
+/// Series of a back-end, those of `dispatcher_backend_ceiling_moves_total` and of
+/// `dispatcher_backend_checks_total` not counted.
+const BACKEND_SERIES: usize = 62;
 /// Series of a service, without those of its back-ends.
-const SERVICE_SERIES: usize = 25;
+const SERVICE_SERIES: usize = 29;
 /// Series of all else, drop reasons, outcomes and groups not counted.
-const OTHER_SERIES: usize = 8;
+const OTHER_SERIES: usize = 10;
 
 fn series(text: &str) -> usize {
     let samples = text
@@ -150,11 +161,14 @@ fn a_scrape_has_a_bound_and_the_greatest_configuration_reaches_it() {
         status.services.push(service);
     }
     let text = render(&status);
+    let checks = backend.health.map_or(0, |health| health.checks.len());
     let moves = backend.moves.len();
-    let others = status.dropped.len() + status.handled.len() - 1 + 2 * status.groups.len();
+    let others = status.dropped.len() + status.handled.len() - 1
+        + 2 * status.groups.len()
+        + status.interfaces.len();
     assert_eq!(
         series(&text),
-        BACKENDS_MAX as usize * (BACKEND_SERIES + moves)
+        BACKENDS_MAX as usize * (BACKEND_SERIES + moves + checks)
             + SERVICES_MAX as usize * SERVICE_SERIES
             + OTHER_SERIES
             + others

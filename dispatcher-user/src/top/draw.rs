@@ -11,7 +11,7 @@ use ratatui::widgets::{Block, Clear, Paragraph};
 
 use super::model::{BackendPast, Link, Mode, Model, Past, Row, Sort, held, is_up};
 use crate::human::span;
-use crate::status::{BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendStatus, InterfaceState, ServiceStatus, Status};
 
 /// Lines of what is told of the selected back-end.
 const DETAIL_LINES: u16 = 7;
@@ -100,13 +100,18 @@ fn title_line(model: &Model, now: Duration, width: u16) -> Line<'static> {
     };
     let about = model.status.as_ref().map(|status| {
         let Status { version, flows, .. } = status;
-        format!(
+        let mut about = format!(
             " {version} · up {} · {} · {} of {} flows",
             span(status.uptime_seconds),
             status.attach_mode.label(),
             flows.used,
             flows.capacity
-        )
+        );
+        let interfaces = status.interfaces.iter();
+        for one in interfaces.filter(|one| one.state != InterfaceState::Up) {
+            about.push_str(&format!(" · {} is {}", one.name, one.state.label()));
+        }
+        about
     });
     let about = about.unwrap_or_default();
     let used = "dispatcher".len() + state.chars().count() + 1;
@@ -375,16 +380,21 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         );
     }
     frame.render_widget(Line::from(bounds(model, backend)), facts);
-    let mut words = vec![Span::styled("ceiling   ", told(Tone::Soft))];
-    match &backend.moved {
-        Some(moved) => {
-            let ago = span(moved.seconds_ago);
-            words.push(Span::raw(format!("{} to {} ", moved.from, moved.to)));
-            words.push(Span::styled(format!("{ago} ago: "), told(Tone::Soft)));
-            words.push(Span::raw(moved.why.clone()));
+    let words = match &backend.health {
+        Some(health) if health.verdict != "up" => {
+            let reason = health.why.as_deref().unwrap_or_default();
+            vec![
+                Span::styled("health    ", told(Tone::Soft)),
+                Span::styled(format!("{} ", health.verdict), told(Tone::Bad)),
+                Span::styled(
+                    format!("for {}: ", span(health.since_seconds)),
+                    told(Tone::Soft),
+                ),
+                Span::raw(reason.to_owned()),
+            ]
         }
-        None => words.push(Span::raw("not moved yet")),
-    }
+        _ => last_move(model, backend),
+    };
     frame.render_widget(Line::from(words), why);
     let words = match &backend.suggested {
         Some(suggested) => format!("{}: {}", suggested.ceiling, suggested.why),
@@ -395,6 +405,21 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Span::raw(words),
     ];
     frame.render_widget(Line::from(words), suggested);
+}
+
+fn last_move(model: &Model, backend: &BackendStatus) -> Vec<Span<'static>> {
+    let told = |tone| style(model.colour, tone);
+    let mut words = vec![Span::styled("ceiling   ", told(Tone::Soft))];
+    match &backend.moved {
+        Some(moved) => {
+            let ago = span(moved.seconds_ago);
+            words.push(Span::raw(format!("{} to {} ", moved.from, moved.to)));
+            words.push(Span::styled(format!("{ago} ago: "), told(Tone::Soft)));
+            words.push(Span::raw(moved.why.clone()));
+        }
+        None => words.push(Span::raw("not moved yet")),
+    }
+    words
 }
 
 fn bounds(model: &Model, backend: &BackendStatus) -> Vec<Span<'static>> {

@@ -117,7 +117,7 @@ fn order(model: &mut Model) -> Vec<String> {
 #[test]
 fn it_fits_a_terminal_of_80_by_24() {
     let expected = [
-        "dispatcher 0.1.0 · up 12s · native · 12 of 262144 flows live",
+        "dispatcher 0.1.0 · up 12s · native · 12 of 262144 flows · eth1 is missing live",
         "back-end       state    of ceiling held/ceil   conn/s  p50 ms  p99 ms     held",
         "web            ▁▂▃▄▅▆▇█ 3/1024 waiting ≤120 ms, p50 40 p99 180, 30 turned away",
         "  web-c        up       ████████▍│     30/32    900.0     3.9     9.0 ▁▁▂▃▄▄▅▆",
@@ -144,6 +144,27 @@ fn it_fits_a_terminal_of_80_by_24() {
     ];
     let shown = screen(&mut live(), 80, 24);
     assert_eq!(shown, expected, "\n{}", shown.join("\n"));
+}
+
+#[test]
+fn why_a_back_end_is_down_is_told_of_the_one_that_is_chosen() {
+    let mut told = status();
+    let backend = &mut told.services[0].backends[0];
+    backend.state = BackendState::Down;
+    let health = backend.health.as_mut().unwrap();
+    health.verdict = "down".to_owned();
+    health.why = Some("checks in succession: 3: it refused the connection".to_owned());
+    let mut model = Model::new(true);
+    let answer = Answer {
+        since: 0,
+        status: told,
+        history: history(8, 8),
+    };
+    model.update(Event::Answered(Ok(Box::new(answer))), START);
+    let shown = screen(&mut model, 80, 24);
+    assert!(shown[3].starts_with("  web-c        down "), "{}", shown[3]);
+    let line = "health    down for 1m00s: checks in succession: 3: it refused the connection";
+    assert_eq!(shown[21], line, "\n{}", shown.join("\n"));
 }
 
 #[test]

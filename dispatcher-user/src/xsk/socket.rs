@@ -119,6 +119,11 @@ impl XskSocket {
         self.transmits
     }
 
+    /// Takes up how many transmit queues the interface has now.
+    pub fn set_transmit_queues(&mut self, queues: u32) {
+        self.transmits = self.queue < queues;
+    }
+
     /// Longest frame that can be sent, bytes.
     #[must_use]
     pub fn frame_len_max(&self) -> usize {

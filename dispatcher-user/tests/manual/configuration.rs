@@ -48,8 +48,9 @@ enum Place {
     Queue,
     Ceiling(&'static str),
     Agent(&'static str),
-    Health,
+    Health(&'static str),
     Timeouts,
+    Flood,
     Backend,
     Bounds,
     Group,
@@ -296,14 +297,59 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         header: "`[service.health]`",
-        about: "This build has no health checks; only `off` is accepted.",
-        place: Place::Health,
+        about: "[health.md](health.md) says what comes of it.",
+        place: Place::Health("tcp"),
         keys: &[
-            key("kind", Is("\"off\""), "how health is checked"),
+            key(
+                "kind",
+                Is("\"tcp\""),
+                "`tcp`: it accepts a connection; `http`: it answers `GET` with a good status; \
+                 `off`: it is not checked",
+            ),
+            key(
+                "port",
+                Derived("the back-end's own"),
+                "where it is checked, at the back-end's address",
+            ),
+            key(
+                "source",
+                Derived("by the routing table"),
+                "the address of this machine that checks come from, of the service's family",
+            ),
             key("interval", Is("\"2s\""), "from one check to the next"),
-            key("timeout", Is("\"1s\""), "how long one waits for its answer"),
+            key(
+                "timeout",
+                Is("\"1s\""),
+                "how long one waits for its whole answer",
+            ),
             key("rise", Is("2"), "good checks in succession until it is up"),
             key("fall", Is("3"), "bad checks in succession until it is down"),
+            key(
+                "passive",
+                Is("5"),
+                "requests in succession without an answer until it is down; 0 for any number, \
+                 which is the default where `kind` is `off`",
+            ),
+            key(
+                "on_down",
+                Is("\"keep\""),
+                "what becomes of the connections of one that goes down. `keep`: they go on, if \
+                 they can; `reset`: they are reset, at both ends",
+            ),
+        ],
+    },
+    Section {
+        header: "`[service.health]` over HTTP",
+        about: "",
+        place: Place::Health("http"),
+        keys: &[
+            key("path", Is("\"/\""), "path and query of the request"),
+            key(
+                "host",
+                Derived("address and port of what is asked"),
+                "the `Host` of the request",
+            ),
+            key("status", Is("\"200-399\""), "the statuses that are good"),
         ],
     },
     Section {
@@ -312,12 +358,54 @@ const SECTIONS: &[Section] = &[
         place: Place::Timeouts,
         keys: &[
             key(
+                "connect",
+                Is("\"2s\""),
+                "a request was sent on and not answered: another back-end is asked",
+            ),
+            key(
                 "handshake",
                 Is("\"5s\""),
                 "a request was sent on, and the handshake is not finished",
             ),
             key("idle", Is("\"5m\""), "no packet either way"),
             key("closing", Is("\"30s\""), "one side has closed"),
+        ],
+    },
+    Section {
+        header: "`[service.flood]`",
+        about: "Floods of connection requests, and what holds while one is on: \
+                [floods.md](floods.md).",
+        place: Place::Flood,
+        keys: &[
+            key(
+                "mode",
+                Is("\"auto\""),
+                "`auto`: floods are looked for; `on`: requests are let in at any time only when \
+                 they come again; `off`: never",
+            ),
+            key(
+                "rate",
+                Derived("`queue.capacity` and 1000"),
+                "requests a second that find no connection free and do not prove alive: more are \
+                 a flood",
+            ),
+            key(
+                "hold",
+                Is("\"10s\""),
+                "how long a flood must be away before it is over; doubled, up to 16 times, for \
+                 one that comes back within a minute",
+            ),
+            key(
+                "half_open",
+                Is("\"50%\""),
+                "what unfinished handshakes may hold of a back-end's ceiling in a flood; at least \
+                 one connection",
+            ),
+            key(
+                "handshake",
+                Is("\"2s\""),
+                "what `timeouts.handshake` becomes in a flood, if it is longer",
+            ),
         ],
     },
     Section {
@@ -389,7 +477,7 @@ const ROOT: [&str; 5] = ["admin", "metrics", "dataplane", "service", "group"];
 const WITHIN: [(Place, &[&str]); 2] = [
     (
         Place::Service,
-        &["backend", "ceiling", "health", "queue", "timeouts"],
+        &["backend", "ceiling", "flood", "health", "queue", "timeouts"],
     ),
     (Place::Backend, &["ceiling"]),
 ];
@@ -447,8 +535,17 @@ fn file(place: Place, without: &str, with: &str) -> String {
         }
         _ => {}
     }
-    section("[service.health]", &[], place == Place::Health);
+    let mut lines = Vec::new();
+    if let Place::Health(kind) = place {
+        lines.push(format!("kind = \"{kind}\""));
+    }
+    section(
+        "[service.health]",
+        &lines,
+        matches!(place, Place::Health(_)),
+    );
     section("[service.timeouts]", &[], place == Place::Timeouts);
+    section("[service.flood]", &[], place == Place::Flood);
     let mut backend = required(Place::Backend);
     if without != "group" {
         backend.push("group = \"db\"".to_owned());
@@ -591,14 +688,16 @@ fn the_table_has_the_keys_that_the_reader_knows_and_no_others() {
             _ => BTreeSet::new(),
         };
         let shared = |other: Place| match (place, other) {
-            (Place::Agent(_), Place::Agent(_)) | (Place::Ceiling(_), Place::Ceiling(_)) => true,
+            (Place::Agent(_), Place::Agent(_))
+            | (Place::Ceiling(_), Place::Ceiling(_))
+            | (Place::Health(_), Place::Health(_)) => true,
             _ => place == other,
         };
         let within = WITHIN.iter().filter(|(other, _)| *other == place);
         ours.extend(within.flat_map(|(_, sections)| *sections));
         let listed = SECTIONS.iter().filter(|section| shared(section.place));
         ours.extend(listed.flat_map(|section| section.keys).map(|key| key.name));
-        if let Place::Ceiling(_) | Place::Agent(_) = place {
+        if let Place::Ceiling(_) | Place::Agent(_) | Place::Health(_) = place {
             // Those that others take are not known here, and must not be missing there.
             let strange: Vec<_> = known.difference(&ours).collect();
             assert!(strange.is_empty(), "no row for {strange:?}");

@@ -13,7 +13,93 @@ use super::{
 use crate::netns;
 use crate::port_program::{PinnedProgram, PortProgram};
 
+/// See [`Lab::set_offloads`].
+const OFFLOADS_OFF: &str = "tx off tso off gso off gro off rxvlan off txvlan off";
+
+/// What an interface is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Card {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
+    /// Queues to receive and to send.
+    pub queues: u8,
+}
+
+impl Card {
+    /// With an MTU of 1500 and one queue.
+    #[must_use]
+    pub const fn new(mac: [u8; 6]) -> Self {
+        Self {
+            mac,
+            mtu: 1500,
+            queues: 1,
+        }
+    }
+}
+
 impl Lab {
+    /// Takes an interface of the dispatcher away, as the removal of a card or of its driver does.
+    pub fn unplug(&self, interface: &str) -> Result<()> {
+        let line = ["ip", "link", "delete", interface];
+        self.dispatcher.run(&line).map(drop)
+    }
+
+    /// Makes an interface of the dispatcher anew, with the addresses that it had, under a new
+    /// index, up but without a carrier until [`Self::connect`]. Without VLANs only.
+    pub fn plug_in(&self, interface: &'static str, card: Card) -> Result<()> {
+        let port = format!("{interface}-port");
+        let Card { mac, mtu, queues } = card;
+        let (dispatcher, switch) = (self.dispatcher.name(), self.switch.name());
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let script = format!(
+            "link add {interface} netns {dispatcher} address {mac} mtu {mtu} numtxqueues {queues} \
+             numrxqueues {queues} type veth peer name {port} netns {switch} mtu {mtu} \
+             numtxqueues {queues} numrxqueues {queues}\n"
+        );
+        netns::feed(Command::new("ip").args(["-batch", "-"]), &script)?;
+        for (namespace, device) in [
+            (&self.dispatcher.namespace, interface),
+            (&self.switch, &port),
+        ] {
+            let line: Vec<_> = ["ethtool", "-K", device]
+                .into_iter()
+                .chain(OFFLOADS_OFF.split(' '))
+                .collect();
+            namespace.run(&line)?;
+        }
+        let bridge = self.bridge_of(&port);
+        self.switch
+            .batch("ip", &format!("link set {port} master {bridge}\n"))?;
+        let mut script = format!("link set {interface} up\n");
+        let sides = [
+            (self.topology.client_side(), &CLIENT_NET),
+            (self.topology.backend_side(), &BACKEND_NET),
+        ];
+        for (_, networks) in sides.iter().filter(|(device, _)| device == interface) {
+            self.add_addresses(&mut script, interface, networks)?;
+        }
+        self.dispatcher.batch("ip", &script)
+    }
+
+    /// Gives an interface of the dispatcher its carrier.
+    pub fn connect(&self, interface: &str) -> Result<()> {
+        let port = format!("{interface}-port");
+        let pass = PinnedProgram::load(PortProgram::Pass, &format!("{}-pass", self.prefix))?;
+        pass.attach(&self.switch, &port)?;
+        self.switch.batch("ip", &format!("link set {port} up\n"))
+    }
+
+    fn add_addresses(&self, script: &mut String, device: &str, networks: &Networks) -> Result<()> {
+        let (v4, v6) = (networks.v4(GATEWAY), networks.v6(GATEWAY));
+        writeln!(
+            script,
+            "address add {v4}/24 dev {device}\naddress add {v6}/64 dev {device} nodad"
+        )?;
+        Ok(())
+    }
+
     pub(super) fn wire(&self) -> Result<()> {
         self.make_links()?;
         self.set_offloads()?;
@@ -70,12 +156,11 @@ impl Lab {
     /// XDP sees what is in memory: checksums must be complete, VLAN tags in the frame, and no
     /// segment longer than a frame. Before any program is attached, which freezes some of these.
     fn set_offloads(&self) -> Result<()> {
-        const OFF: &str = "tx off tso off gso off gro off rxvlan off txvlan off";
         for (node, device, port) in self.links() {
             for (namespace, device) in [(&node.namespace, device), (&self.switch, &*port)] {
                 let line: Vec<_> = ["ethtool", "-K", device]
                     .into_iter()
-                    .chain(OFF.split(' '))
+                    .chain(OFFLOADS_OFF.split(' '))
                     .collect();
                 namespace.run(&line)?;
             }
@@ -170,11 +255,7 @@ impl Lab {
                      link set {device} up"
                 )?;
             }
-            let (v4, v6) = (networks.v4(GATEWAY), networks.v6(GATEWAY));
-            writeln!(
-                script,
-                "address add {v4}/24 dev {device}\naddress add {v6}/64 dev {device} nodad"
-            )?;
+            self.add_addresses(&mut script, &device, networks)?;
         }
         writeln!(
             script,

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use object::read::elf::ProgramHeader as _;
+
 use crate::privilege;
 
 /// A package, and what shows that it is not needed any more.
@@ -14,6 +16,8 @@ pub struct Need {
 
 enum Sign {
     Command(&'static str),
+    /// One that takes no library.
+    StaticCommand(&'static str),
     /// File below a directory for headers.
     Header(&'static str),
     /// What the name of a module of Apache begins with; a version follows.
@@ -120,6 +124,22 @@ pub const DIST: &[Need] = &[command(
     "makes a fresh Debian to test the package in",
 )];
 
+/// What the tests on the oldest kernel need, and nothing else does.
+pub const VM: &[Need] = &[
+    command(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "the virtual machine; it takes 100 MB",
+    ),
+    Need {
+        package: "busybox-static",
+        why: "what runs in it before there is more; it takes the place of busybox",
+        sign: Sign::StaticCommand("busybox"),
+    },
+    command("cpio", "cpio", "packs that"),
+    command("depmod", "kmod", "orders the kernel's modules"),
+];
+
 /// The compiler that matches its own source of core.
 pub const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// Its clippy, with which `lint` judges the program.
@@ -143,10 +163,23 @@ impl Sign {
     fn is_there(&self) -> bool {
         match self {
             Self::Command(name) => privilege::find(name).is_some(),
+            Self::StaticCommand(name) => privilege::find(name).is_some_and(|path| is_static(&path)),
             Self::Header(name) => header_exists(name),
             Self::ApacheModule(name) => apache_module_exists(name),
         }
     }
+}
+
+/// Whether it is an executable that names no loader of libraries.
+fn is_static(path: &Path) -> bool {
+    let Ok(bytes) = std::fs::read(path) else {
+        return false;
+    };
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(&*bytes);
+    file.is_ok_and(|file| {
+        let mut headers = file.elf_program_headers().iter();
+        headers.all(|header| header.p_type(file.endian()) != object::elf::PT_INTERP)
+    })
 }
 
 fn apache_module_exists(name: &str) -> bool {
@@ -176,6 +209,12 @@ mod tests {
         });
         let names: Vec<_> = missing.iter().map(|need| need.package).collect();
         assert_eq!(names, ["zlib1g-dev", "m4"]);
+    }
+
+    #[test]
+    fn what_needs_a_library_is_not_static() {
+        assert!(!is_static(&std::env::current_exe().unwrap()));
+        assert!(!is_static(Path::new("/nowhere")));
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl LeastResponseTime {
                 len += 1;
             }
         }
-        let chosen = coldest(&mut sample[..len])?.position;
+        let chosen = match coldest(&mut sample[..len]) {
+            Some(coldest) => coldest.position,
+            None => self.any(open, exclude)?,
+        };
         self.picks += 1;
         self.picked[chosen as usize] = self.picks;
         let at = self.places[chosen as usize] as usize;
@@ -117,6 +120,15 @@ impl LeastResponseTime {
             }
         }
         Some(chosen)
+    }
+
+    /// Any available back-end that is not excluded: all that were drawn are, and these are few.
+    fn any(&self, open: Open, exclude: &mut Exclude<'_>) -> Option<u32> {
+        let mut positions = open
+            .lanes()
+            .flat_map(|lane| &self.lanes[lane])
+            .map(|candidate| candidate.position);
+        positions.find(|&position| !exclude(position))
     }
 
     /// Places among the available back-ends of all open lanes, each at most once, each with the

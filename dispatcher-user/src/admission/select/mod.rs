@@ -20,6 +20,7 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::maps::BACKENDS_MAX;
 
 use super::command::GroupId;
+use super::flows::Tried;
 use super::group::Groups;
 use super::settings::{BackendSettings, Balance, WEIGHT_MAX};
 
@@ -168,6 +169,35 @@ pub(super) struct Selector {
     places: Places,
     lanes: Lanes,
     method: Method,
+    up: Up,
+}
+
+/// Which back-ends are up, by the bits that requests note tries with.
+#[derive(Clone, Debug)]
+struct Up {
+    /// Those with any.
+    bits: Tried,
+    /// How many each has.
+    counts: [u16; Tried::BITS as usize],
+}
+
+impl Up {
+    const NONE: Self = Self {
+        bits: Tried::NONE,
+        counts: [0; Tried::BITS as usize],
+    };
+
+    /// A back-end has gone up or down.
+    const fn count(&mut self, position: u32, up: bool) {
+        let bit = Tried::bit(position);
+        let count = &mut self.counts[bit as usize];
+        *count = if up { *count + 1 } else { *count - 1 };
+        self.bits = if *count > 0 {
+            self.bits.and(position)
+        } else {
+            self.bits.without_bit(bit)
+        };
+    }
 }
 
 impl Selector {
@@ -176,7 +206,13 @@ impl Selector {
             places: Places(Vec::new()),
             lanes: Lanes::new(),
             method: Method::new(balance),
+            up: Up::NONE,
         }
+    }
+
+    /// Whether a back-end is up, available or not, that is not among these.
+    pub(super) const fn is_up_beyond(&self, tried: Tried) -> bool {
+        self.up.bits.go_beyond(tried)
     }
 
     /// Balances in another way from now on. Turns begin anew.
@@ -287,6 +323,7 @@ impl Selector {
             self.method.set_load(position, place);
         }
         if went {
+            self.up.count(position, standing.up);
             self.method.membership_changed(&self.places, None);
         }
     }

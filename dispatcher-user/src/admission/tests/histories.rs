@@ -12,10 +12,12 @@ const TIMES: ServiceSettings = ServiceSettings {
     queue_timeout: Duration::from_millis(5003),
     overflow: Overflow::Refuse,
     per_source: 0,
+    connect: Duration::from_millis(4007),
     handshake: Duration::from_millis(4007),
     idle: Duration::from_millis(9011),
     closing: Duration::from_millis(2003),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +26,7 @@ enum Step {
     Phase(char, Phase),
     Activity(char, u64),
     Missing(char),
+    Failed(char, ConnectFailure),
     Ceiling(u32, u32),
     GroupCeiling(u32, u32),
     Window,
@@ -39,6 +42,8 @@ struct Twins {
     now: u64,
     highest_ceiling: Vec<u32>,
     window_begun: u64,
+    /// Back-ends refuse, or do not answer.
+    with_failures: bool,
 }
 
 impl Twins {
@@ -54,6 +59,14 @@ impl Twins {
             now: 0,
             highest_ceiling: backends.iter().map(|(ceiling, _)| *ceiling).collect(),
             window_begun: 0,
+            with_failures: false,
+        }
+    }
+
+    fn with_failures(self) -> Self {
+        Self {
+            with_failures: true,
+            ..self
         }
     }
 
@@ -87,6 +100,17 @@ impl Twins {
                 self.bench.missing(now, client),
                 self.model.missing(now, client),
             ),
+            Step::Failed(client, failure) => {
+                let known = self.model.flows().iter().find(|flow| flow.client == client);
+                match known.map(|flow| flow.isn) {
+                    Some(isn) => (
+                        self.bench
+                            .failed_with(now, client, failure, Some((client, isn))),
+                        self.model.failed(now, client, failure),
+                    ),
+                    None => (vec![], vec![]),
+                }
+            }
             Step::Ceiling(backend, ceiling) => {
                 let highest = &mut self.highest_ceiling[backend as usize];
                 *highest = ceiling.max(*highest);
@@ -136,7 +160,7 @@ impl Twins {
         let accounted =
             counters.admitted + counters.refused + counters.expired + counters.abandoned;
         assert_eq!(counters.received, accounted + waiting.len() as u64);
-        assert!(waiting.is_empty() || !model.any_available() || model.is_table_full());
+        assert!(!model.first_could_go() || model.is_table_full());
         for (backend, &highest) in self.highest_ceiling.iter().enumerate() {
             let view = bench.backend(backend as u32);
             assert_eq!(view.ceiling, model.ceiling(backend));
@@ -167,10 +191,16 @@ impl Twins {
         }
         for flow in self.model.flows() {
             match flow.state {
-                FlowState::HalfOpen => steps.extend([
-                    Step::Phase(flow.client, ESTABLISHED),
-                    Step::Phase(flow.client, RESET),
-                ]),
+                FlowState::HalfOpen => {
+                    steps.extend([
+                        Step::Phase(flow.client, ESTABLISHED),
+                        Step::Phase(flow.client, RESET),
+                    ]);
+                    if self.with_failures {
+                        let failures = [ConnectFailure::Refused, ConnectFailure::Silent];
+                        steps.extend(failures.map(|how| Step::Failed(flow.client, how)));
+                    }
+                }
                 FlowState::Established => steps.push(Step::Phase(flow.client, CLOSING)),
                 FlowState::Closing => steps.push(Step::Phase(flow.client, ENDED)),
                 FlowState::Lingering => {}
@@ -235,15 +265,27 @@ fn all_short_histories_under_a_group_are_as_the_reference_has_them() {
     assert!(histories > 50_000, "only {histories} histories");
 }
 
+#[test]
+fn all_short_histories_with_failures_are_as_the_reference_has_them() {
+    let two = Twins::new(64, TIMES, &[(1, None), (1, None)], &[]).with_failures();
+    let histories = two.explore(5, &[]);
+    let both = [(1, Some(0)), (2, Some(0))];
+    let grouped = Twins::new(2, TIMES, &both, &[1]).with_failures();
+    let histories = histories + grouped.explore(5, &[]);
+    assert!(histories > 50_000, "only {histories} histories");
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let client = prop::sample::select("abcdefgh".chars().collect::<Vec<_>>());
     let phase = prop::sample::select(vec![ESTABLISHED, CLOSING, ENDED, RESET]);
+    let failure = prop::sample::select(vec![ConnectFailure::Refused, ConnectFailure::Silent]);
     let step = prop_oneof![
         6 => (client.clone(), 1..3u32).prop_map(|(client, isn)| Step::Syn(client, isn)),
         4 => (client.clone(), phase).prop_map(|(client, phase)| Step::Phase(client, phase)),
         2 => (client.clone(), 0..12_000u64)
             .prop_map(|(client, ago)| Step::Activity(client, ago)),
-        1 => client.prop_map(Step::Missing),
+        1 => client.clone().prop_map(Step::Missing),
+        4 => (client, failure).prop_map(|(client, how)| Step::Failed(client, how)),
         1 => (0..4u32, 0..4u32).prop_map(|(backend, ceiling)| Step::Ceiling(backend, ceiling)),
         1 => (0..2u32, 0..4u32).prop_map(|(group, ceiling)| Step::GroupCeiling(group, ceiling)),
         1 => Just(Step::Window),

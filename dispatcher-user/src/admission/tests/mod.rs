@@ -5,6 +5,8 @@ mod parts;
 mod stories;
 mod changes;
 mod groups;
+mod retries;
+mod floods;
 mod windows;
 mod wheel;
 mod model;
@@ -53,10 +55,12 @@ const SETTINGS: ServiceSettings = ServiceSettings {
     queue_timeout: Duration::from_secs(30),
     overflow: Overflow::Refuse,
     per_source: 0,
+    connect: Duration::from_secs(5),
     handshake: Duration::from_secs(5),
     idle: Duration::from_secs(300),
     closing: Duration::from_secs(30),
     balance: Balance::RoundRobin,
+    flood: FloodSettings::OFF,
 };
 
 fn ms(milliseconds: u64) -> Time {
@@ -175,6 +179,24 @@ impl Bench {
         self.commands()
     }
 
+    /// The client's SYN has failed, and the caller still has its request.
+    fn failed(&mut self, at: u64, client: char, failure: ConnectFailure) -> Vec<String> {
+        self.failed_with(at, client, failure, Some((client, 1)))
+    }
+
+    fn failed_with(
+        &mut self,
+        at: u64,
+        client: char,
+        failure: ConnectFailure,
+        request: Option<Ask>,
+    ) -> Vec<String> {
+        let flow = self.flows[&client];
+        self.admission
+            .handle_connect_failed(ms(at), flow, failure, request);
+        self.commands()
+    }
+
     fn set_ceiling(&mut self, at: u64, backend: u32, ceiling: u32) -> Vec<String> {
         self.admission
             .set_ceiling(ms(at), BackendId(backend), ceiling);
@@ -244,6 +266,9 @@ impl Bench {
                 ..
             } => format!("remove {} from {}: {reason:?}", client_of(&key), backend.0),
             Command::Probe { key, .. } => format!("probe {}", client_of(&key)),
+            Command::Unanswered { key, backend, .. } => {
+                format!("no answer to {} from {}", client_of(&key), backend.0)
+            }
         }
     }
 
@@ -256,6 +281,12 @@ impl Bench {
 
     fn counters(&self) -> ServiceCounters {
         self.admission.service(self.service).unwrap().counters
+    }
+
+    /// Where the client was last sent.
+    fn backend_of(&self, client: char) -> u32 {
+        let flow = self.admission.flow(self.flows[&client]).unwrap();
+        flow.backend.0
     }
 
     fn backend(&self, backend: u32) -> BackendView {

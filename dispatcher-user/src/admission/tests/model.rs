@@ -47,14 +47,20 @@ struct Waiting {
     since: u64,
     seen: u64,
     gap: Option<u64>,
+    /// Back-ends that it was put back from, and until when it is kept from these.
+    tried: Vec<usize>,
+    tried_until: u64,
+    put_back: bool,
     armed: usize,
 }
 
 #[derive(Clone)]
 pub(super) struct ModelFlow {
     pub(super) client: char,
-    isn: u32,
+    pub(super) isn: u32,
     backend: usize,
+    arrived: u64,
+    tried: Vec<usize>,
     pub(super) state: FlowState,
     changed: u64,
     due: u64,
@@ -116,9 +122,13 @@ impl Model {
                     since: at,
                     seen: at,
                     gap: None,
+                    tried: vec![],
+                    tried_until: 0,
+                    put_back: waiting.put_back,
                     armed,
                 };
             }
+            self.release(at);
             return self.told();
         }
         if let Some(place) = self.flow(client) {
@@ -148,6 +158,9 @@ impl Model {
                     since: at,
                     seen: at,
                     gap: None,
+                    tried: vec![],
+                    tried_until: 0,
+                    put_back: false,
                     armed,
                 };
                 self.waiting.push(new);
@@ -156,7 +169,7 @@ impl Model {
                 self.turn_away(client, isn, "QueueFull");
             }
         } else if self.make_room(at) {
-            self.admit(at, client, isn, "");
+            self.admit(at, (client, isn, at), vec![], "");
         } else {
             self.turn_away(client, isn, "TableFull");
         }
@@ -212,6 +225,75 @@ impl Model {
             self.release(at);
         }
         self.told()
+    }
+
+    pub(super) fn failed(&mut self, at: u64, client: char, failure: ConnectFailure) -> Vec<String> {
+        let half_open = |flow: &ModelFlow| flow.state == FlowState::HalfOpen;
+        let Some(place) = self.flow(client).filter(|&at| half_open(&self.flows[at])) else {
+            return vec![];
+        };
+        let flow = self.flows[place].clone();
+        let mut tried = flow.tried;
+        tried.push(flow.backend);
+        let elsewhere = (0..self.backends.len()).any(|backend| !tried.contains(&backend));
+        match (failure, elsewhere) {
+            (ConnectFailure::Silent, false) => {}
+            (ConnectFailure::Refused, false) => {
+                self.counters.admitted -= 1;
+                self.counters.refused += 1;
+                let told = format!("refuse {client}{}: BackendsRefused", flow.isn);
+                self.told.push(told);
+                self.remove(at, place, "Refused");
+            }
+            (_, true) => {
+                self.remove(at, place, &format!("{failure:?}"));
+                self.put_back(at, (client, flow.isn, flow.arrived), tried);
+            }
+        }
+        self.release(at);
+        self.told()
+    }
+
+    fn put_back(&mut self, at: u64, request: (char, u32, u64), tried: Vec<usize>) {
+        let (client, isn, arrived) = request;
+        self.counters.admitted -= 1;
+        self.counters.retried += 1;
+        if arrived + millis(self.settings.queue_timeout) <= at {
+            self.counters.expired += 1;
+            self.refuse(client, isn, "Expired");
+            return;
+        }
+        if self.next_in_turn(&tried).is_some() && self.make_room(at) {
+            self.admit(at, request, tried, "");
+            return;
+        }
+        if self.waiting.len() >= self.settings.queue_capacity as usize {
+            let Some(last) = self.waiting.pop() else {
+                self.turn_away(client, isn, "QueueFull");
+                return;
+            };
+            self.note(at);
+            self.turn_away(last.client, last.isn, "QueueFull");
+        }
+        self.counters.queued += 1;
+        let mut place = self.waiting.iter().take_while(|one| one.put_back).count();
+        while place > 0 && self.waiting[place - 1].since > arrived {
+            place -= 1;
+        }
+        let armed = self.arm();
+        let waiting = Waiting {
+            client,
+            isn,
+            since: arrived,
+            seen: at,
+            gap: Some(at - arrived),
+            tried,
+            tried_until: at + millis(TRIED_FOR),
+            put_back: true,
+            armed,
+        };
+        self.waiting.insert(place, waiting);
+        self.note(at);
     }
 
     pub(super) fn set_ceiling(&mut self, at: u64, backend: u32, ceiling: u32) -> Vec<String> {
@@ -346,11 +428,32 @@ impl Model {
         (0..self.backends.len()).any(|backend| self.is_available(backend))
     }
 
+    /// Whether the first that waits could go to a back-end now.
+    pub(super) fn first_could_go(&self) -> bool {
+        let first = self.waiting.first();
+        first.is_some_and(|first| self.next_in_turn(&first.tried).is_some())
+    }
+
+    fn next_in_turn(&self, tried: &[usize]) -> Option<usize> {
+        let count = self.backends.len();
+        let mut in_turn = (self.cursor..self.cursor + count).map(|turn| turn % count);
+        in_turn.find(|&backend| self.is_available(backend) && !tried.contains(&backend))
+    }
+
     pub(super) fn is_table_full(&self) -> bool {
         self.flows.len() == self.flow_capacity
     }
 
     fn due(&self, waiting: &Waiting) -> u64 {
+        let end = self.end_of_wait(waiting);
+        if waiting.tried.is_empty() {
+            end
+        } else {
+            end.min(waiting.tried_until)
+        }
+    }
+
+    fn end_of_wait(&self, waiting: &Waiting) -> u64 {
         let first = waiting.since + 3000;
         let again = waiting
             .gap
@@ -359,6 +462,13 @@ impl Model {
     }
 
     fn lapse(&mut self, place: usize, at: u64) {
+        if self.end_of_wait(&self.waiting[place]) > at {
+            let armed = self.arm();
+            let waiting = &mut self.waiting[place];
+            waiting.tried.clear();
+            waiting.armed = armed;
+            return;
+        }
         let Waiting {
             client, isn, since, ..
         } = self.waiting.remove(place);
@@ -378,12 +488,14 @@ impl Model {
         {
             if self.due(first) <= at {
                 self.lapse(0, at);
-            } else if self.make_room(at) {
-                let Waiting {
-                    client, isn, since, ..
-                } = self.waiting.remove(0);
+            } else if self.make_room(at) && self.first_could_go() {
+                let first = self.waiting.remove(0);
                 self.note(at);
-                self.admit(at, client, isn, &format!(" after {} ms", at - since));
+                let waited = format!(" after {} ms", at - first.since);
+                // The turn is that of what it has not tried; from now on it has tried nothing.
+                let backend = self.next_in_turn(&first.tried);
+                let request = (first.client, first.isn, first.since);
+                self.admit_to(at, backend, request, vec![], &waited);
             } else {
                 return;
             }
@@ -406,21 +518,32 @@ impl Model {
         true
     }
 
-    fn admit(&mut self, at: u64, client: char, isn: u32, waited: &str) {
-        let count = self.backends.len();
-        let in_turn = (self.cursor..self.cursor + count).map(|turn| turn % count);
-        let backend = in_turn
-            .into_iter()
-            .find(|&backend| self.is_available(backend))
-            .unwrap();
+    fn admit(&mut self, at: u64, request: (char, u32, u64), tried: Vec<usize>, waited: &str) {
+        let backend = self.next_in_turn(&tried);
+        self.admit_to(at, backend, request, tried, waited);
+    }
+
+    fn admit_to(
+        &mut self,
+        at: u64,
+        backend: Option<usize>,
+        (client, isn, arrived): (char, u32, u64),
+        tried: Vec<usize>,
+        waited: &str,
+    ) {
+        let backend = backend.unwrap();
         self.cursor = backend + 1;
-        self.counters.admitted += 1;
+        let counters = &mut self.counters;
+        counters.admitted += 1;
+        counters.admitted_max = counters.admitted_max.max(counters.admitted);
         let due = at + millis(self.settings.handshake);
         let armed = self.arm();
         self.flows.push(ModelFlow {
             client,
             isn,
             backend,
+            arrived,
+            tried,
             state: FlowState::HalfOpen,
             changed: at,
             due,

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::Hasher;
-use crate::admission::backlog::Queued;
+use super::{Hasher, ServiceId, key, ms};
+use crate::admission::backlog::{Backlog, Queue, Queued};
+use crate::admission::flows::Tried;
 use crate::admission::keys::{KeyIndex, Owner, OwnerKind};
+use crate::admission::request::Request;
 use crate::admission::slab::{Entry, Slab};
 use crate::admission::timer::Wheel;
 
@@ -15,8 +17,54 @@ use crate::admission::timer::Wheel;
 fn a_queued_request_fits_in_256_bytes() {
     let record = size_of::<Entry<Queued<[u8; 120]>>>();
     let aligned = size_of::<Entry<Queued<[u64; 15]>>>();
-    assert_eq!((record, aligned), (200, 200));
+    assert_eq!((record, aligned), (208, 208));
     assert!(record + Wheel::BYTES_PER_TIMER + KeyIndex::BYTES_PER_KEY_MAX <= 256);
+}
+
+#[test]
+fn those_that_are_put_back_stand_in_the_order_in_which_they_came() {
+    let mut timers = Wheel::new(300);
+    let mut backlog = Backlog::new();
+    backlog.set_capacity(300);
+    let mut queue = Queue::EMPTY;
+    let mut request = |arrived: u32| {
+        let timer = timers.add(Owner::new(OwnerKind::Request(arrived)));
+        let request = Request {
+            service: ServiceId(0),
+            key: key('a'),
+            isn: 0,
+            request: arrived,
+            arrived: ms(arrived.into()),
+            waited: None,
+            tried: Tried::NONE,
+            collisions: 0,
+        };
+        Queued::new(request, timer)
+    };
+    let order = |backlog: &Backlog<u32>, queue: &Queue| -> Vec<u32> {
+        let waiting = backlog.iter(queue);
+        waiting.map(|(_, queued)| queued.request).collect()
+    };
+    backlog.push(&mut queue, request(500)).unwrap();
+    backlog.push(&mut queue, request(501)).unwrap();
+    for arrived in [20, 10, 30, 25, 5] {
+        backlog.push_front(&mut queue, request(arrived)).unwrap();
+    }
+    assert_eq!(order(&backlog, &queue), [5, 10, 20, 25, 30, 500, 501]);
+    let last = backlog.iter(&queue).find(|(_, one)| one.request == 30);
+    let (last, _) = last.unwrap();
+    backlog.remove(&mut queue, last).unwrap();
+    backlog.push_front(&mut queue, request(40)).unwrap();
+    assert_eq!(order(&backlog, &queue), [5, 10, 20, 25, 40, 500, 501]);
+
+    for arrived in 100..170 {
+        backlog.push_front(&mut queue, request(arrived)).unwrap();
+    }
+    backlog.push_front(&mut queue, request(50)).unwrap();
+    let order = order(&backlog, &queue);
+    let place = order.iter().position(|&arrived| arrived == 50).unwrap();
+    assert_eq!(order[place + 1..][..64], (106..170).collect::<Vec<_>>());
+    assert_eq!(order[place - 1], 105, "it has passed as many as it may");
 }
 
 #[test]

@@ -33,6 +33,8 @@ enum Happening {
     Syn(usize, u8, u32),
     Phase(usize, Phase),
     InstallFailed(usize, InstallFailure),
+    /// With the request, or without.
+    ConnectFailed(usize, ConnectFailure, bool),
     LastSeen(usize, u64),
     Missing(usize),
     RemoveFlow(usize),
@@ -95,6 +97,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     use Happening as H;
     let phase = prop::sample::select(vec![ESTABLISHED, CLOSING, ENDED, ENDED, RESET]);
     let failure = prop::sample::select(vec![InstallFailure::Collision, InstallFailure::TableFull]);
+    let connect_failure =
+        prop::sample::select(vec![ConnectFailure::Refused, ConnectFailure::Silent]);
     let state = prop::sample::select(vec![
         BackendState::Up,
         BackendState::Up,
@@ -107,6 +111,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         40 => (which, 0..12u8, 1..3u32).prop_map(|(s, client, isn)| H::Syn(s, client, isn)),
         20 => (which, phase).prop_map(|(flow, phase)| H::Phase(flow, phase)),
         5 => (which, failure).prop_map(|(flow, failure)| H::InstallFailed(flow, failure)),
+        10 => (which, connect_failure, prop::bool::weighted(0.9))
+            .prop_map(|(flow, failure, kept)| H::ConnectFailed(flow, failure, kept)),
         3 => (which, 0..400_000u64).prop_map(|(flow, ago)| H::LastSeen(flow, ago)),
         1 => which.prop_map(H::Missing),
         1 => which.prop_map(H::RemoveFlow),
@@ -226,6 +232,22 @@ impl World {
                 admission.handle_install_failed(now, flow, failure, self.requests);
                 return key;
             }
+            Happening::ConnectFailed(flow, failure, kept) => {
+                let flow = pick(flow, &flows)?;
+                let before = admission.flow(flow)?;
+                self.requests += 1;
+                let request = kept.then_some(self.requests);
+                let service = |admission: &Admission<_, _>| {
+                    admission.service(before.service).map(|view| view.counters)
+                };
+                let was = service(admission)?;
+                admission.handle_connect_failed(now, flow, failure, request);
+                // Given back, or not taken: a flow that is left alone still has its own.
+                let is = service(admission);
+                if kept && is.is_none_or(|is| is.refused + is.retried > was.refused + was.retried) {
+                    self.held.insert(self.requests);
+                }
+            }
             Happening::Phase(flow, phase) => {
                 admission.handle_phase(now, pick(flow, &flows)?, phase);
             }
@@ -342,7 +364,9 @@ impl World {
                 assert!(self.held.remove(&request));
             }
             Command::Remove { flow, key, .. } => assert_eq!(self.live.remove(&flow), Some(key)),
-            Command::Probe { flow, key, .. } => assert_eq!(self.live.get(&flow), Some(&key)),
+            Command::Probe { flow, key, .. } | Command::Unanswered { flow, key, .. } => {
+                assert_eq!(self.live.get(&flow), Some(&key));
+            }
         }
     }
 
@@ -453,8 +477,16 @@ impl World {
                 "{counters:?}"
             );
 
+            // Who is first may have been put back from some; those behind do not overtake it.
+            let first = self.admission.services[view.id.0].queue.first();
+            let tried = first.map(|index| self.admission.backlog.get(index).tried);
+            let was_tried = |backend: &BackendView| {
+                let position = self.admission.backends[backend.id.0].position;
+                tried.is_some_and(|tried| tried.has(position))
+            };
             let available = self.admission.backends().any(|backend| {
                 backend.service == view.id
+                    && !was_tried(&backend)
                     && backend.state == BackendState::Up
                     && backend.half_open + backend.active < backend.ceiling
                     && backend.group.is_none_or(|group| {

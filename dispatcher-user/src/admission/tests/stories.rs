@@ -130,6 +130,7 @@ fn a_retransmission_keeps_its_place_and_a_new_request_takes_it_over() {
             queued: 3,
             abandoned: 1,
             retransmitted: 1,
+            admitted_max: 1,
             ..ServiceCounters::default()
         }
     );

@@ -1,9 +1,10 @@
 //! Stories of a network that changes: reports in, views out.
 
 use dispatcher_common::addr::Mac;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::rule::RuleMessage;
 
 use super::link::tests::{down, ethernet, tunnel, vlan};
@@ -56,7 +57,7 @@ fn first(state: &State) -> NetworkView {
 
 fn why(view: &NetworkView, target: &str) -> String {
     match view.way(ip(target)) {
-        Some(Way::HostStack { why }) => format!("host: {why}"),
+        Some(Way::HostStack { why, .. }) => format!("host: {why}"),
         Some(Way::Unresolved { why }) => format!("unresolved: {why}"),
         other => panic!("{target} has the way {other:?}"),
     }
@@ -142,6 +143,27 @@ fn packets_are_bounded_by_the_smaller_of_route_and_link() {
         state.routes.insert(next, route);
         assert_eq!(hop(&first(&state), "10.0.0.2").mtu, mtu);
     }
+}
+
+#[test]
+fn packets_of_the_hosts_stack_are_bounded_too() {
+    let mut state = state();
+    let next = ip("10.5.0.2");
+    let bound_of = |state: &State| match first(state).way(next) {
+        Some(&Way::HostStack { mtu, .. }) => mtu,
+        other => panic!("{other:?}"),
+    };
+    for (of_route, mtu) in [(None, 1500), (Some(1380), 1380)] {
+        let route = Route::Unicast {
+            oif: WG0,
+            next,
+            mtu: of_route,
+        };
+        state.routes.insert(next, route);
+        assert_eq!(bound_of(&state), mtu);
+    }
+    state.routes.insert(next, Route::Encapsulated);
+    assert_eq!(bound_of(&state), u16::MAX, "it is not known");
 }
 
 #[test]
@@ -267,7 +289,7 @@ fn another_reason_for_the_same_silence_is_told_under_the_same_generation() {
 fn routes_and_rules_raise_the_generation_and_addresses_only_ask_again() {
     let mut state = state();
     let mut message = RouteMessage::default();
-    message.header.address_family = netlink_packet_route::AddressFamily::Inet;
+    message.header.address_family = AddressFamily::Inet;
     let route = RouteNetlinkMessage::NewRoute(message);
     assert_eq!(state.apply(&route), Change::FORWARDING);
     let rule = RouteNetlinkMessage::NewRule(RuleMessage::default());
@@ -301,4 +323,53 @@ fn reading_the_tables_again_finds_what_was_missed_and_nothing_else() {
 fn the_generation_is_never_zero() {
     assert_eq!(next_generation(0), 1);
     assert_eq!(next_generation(u32::MAX), 1);
+}
+
+fn routed_by(oif: u32, gateway: &str) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.kind = RouteType::Unicast;
+    let IpAddr::V4(v4) = ip(gateway) else {
+        panic!("{gateway} is not of IPv4");
+    };
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet(v4)),
+        RouteAttribute::Oif(oif),
+    ];
+    message
+}
+
+#[test]
+fn gateways_on_our_links_are_kept_until_no_route_has_them() {
+    let mut state = state();
+    let target = (FRONT, ip("10.0.0.2"));
+    let router = (FRONT, ip("10.0.0.254"));
+    state.apply(&RouteNetlinkMessage::NewRoute(routed_by(
+        FRONT,
+        "10.0.0.254",
+    )));
+    state.apply(&RouteNetlinkMessage::NewRoute(routed_by(WG0, "10.7.0.1")));
+    assert_eq!(state.neighbours_in_use(), [target, router].into());
+    assert_eq!(state.neighbours_in_use().len(), 2, "a tunnel's is not ours");
+
+    state.apply(&RouteNetlinkMessage::DelRoute(routed_by(
+        FRONT,
+        "10.0.0.254",
+    )));
+    assert!(state.neighbours_in_use().contains(&router), "another may");
+    state.replace_gateways(Vec::new());
+    assert_eq!(state.neighbours_in_use(), [target].into());
+}
+
+#[test]
+fn gateways_that_are_kept_are_bounded() {
+    let mut state = state();
+    let many = (0..2 * GATEWAYS_MAX as u32).map(|n| (FRONT, IpAddr::from(n.to_be_bytes())));
+    state.replace_gateways(many.collect());
+    assert_eq!(state.neighbours_in_use().len(), GATEWAYS_MAX + 1);
+    state.apply(&RouteNetlinkMessage::NewRoute(routed_by(
+        FRONT,
+        "10.0.0.254",
+    )));
+    assert_eq!(state.neighbours_in_use().len(), GATEWAYS_MAX + 1);
 }
