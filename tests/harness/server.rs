@@ -114,7 +114,7 @@ impl Server {
 
     /// Its connections.
     #[must_use]
-    pub fn count(&self) -> &Count {
+    pub fn count(&self) -> &Arc<Count> {
         &self.count
     }
 }

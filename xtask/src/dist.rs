@@ -56,6 +56,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("README.md", "share/doc/dispatcher/README.md"),
     ("ARCHITECTURE.md", "share/doc/dispatcher/ARCHITECTURE.md"),
+    ("SECURITY.md", "share/doc/dispatcher/SECURITY.md"),
 ];
 
 /// Completions: the shell, and where it looks for them below `usr`.
