@@ -470,7 +470,7 @@ fn kernel_and_host_agree_on_every_frame() {
         1 => spliced(well_formed(), sample::select(replies.clone())),
         1 => sample::select(kept.clone()),
         1 => flipped(sample::select(kept)),
-        3 => messages(&pairs),
+        8 => messages(&pairs),
         1 => damaged(messages(&pairs)),
         4 => well_formed(),
         2 => sample::select(replies.clone()),
