@@ -25,7 +25,7 @@ use proptest::strategy::{Just, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest::{collection, option, prelude::any, prop_oneof, sample};
 
-const FRAMES: usize = 20_000;
+const FRAMES: usize = 30_000;
 const FLOWS: usize = 32;
 const HOSTS: [Host; 7] = [
     CLIENT_ONE,
@@ -378,6 +378,57 @@ fn damaged(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u
     })
 }
 
+/// Bits turned over, most of them where headers say how long they are.
+fn flipped(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let anywhere = 0..600usize;
+    // Ethernet type; version and length, total length, fragment; payload length, next header; and
+    // where TCP's own length is, over IPv4 and IPv6.
+    let lengths = sample::select(vec![12, 13, 14, 16, 17, 18, 19, 20, 21, 46, 66]);
+    let bit = prop_oneof![
+        anywhere,
+        (lengths, 0..8usize).prop_map(|(byte, bit)| 8 * byte + bit)
+    ];
+    (frame, collection::vec(bit, 1..4)).prop_map(|(mut frame, bits)| {
+        for bit in bits {
+            if let Some(place) = frame.get_mut(bit / 8) {
+                *place ^= 1 << (bit % 8);
+            }
+        }
+        frame
+    })
+}
+
+/// The beginning of one, and the end of another.
+fn spliced(
+    frame: impl Strategy<Value = Vec<u8>>,
+    other: impl Strategy<Value = Vec<u8>>,
+) -> impl Strategy<Value = Vec<u8>> {
+    (frame, other, 14..80usize, 0..80usize).prop_map(|(mut frame, other, at, from)| {
+        frame.truncate(at);
+        frame.extend_from_slice(other.get(from..).unwrap_or_default());
+        frame.resize(frame.len().max(14), 0);
+        frame
+    })
+}
+
+/// Frames that a fuzzer found worth keeping: for the parser; and for the rewrite, whose first 18
+/// bytes are no frame.
+fn of_corpus() -> Vec<Vec<u8>> {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("hostile/corpus");
+    let frames = [("parse", 0), ("rewrite", 18)]
+        .into_iter()
+        .flat_map(|(target, skip)| {
+            let inputs = std::fs::read_dir(corpus.join(target)).unwrap();
+            inputs.map(move |input| {
+                let bytes = std::fs::read(input.unwrap().path()).unwrap();
+                bytes.get(skip..).unwrap_or_default().to_vec()
+            })
+        });
+    let mut frames: Vec<_> = frames.filter(|frame| frame.len() >= 14).collect();
+    frames.sort();
+    frames
+}
+
 #[test]
 fn kernel_and_host_agree_on_every_frame() {
     let mut run = TestRunner::new_with_rng(
@@ -410,8 +461,16 @@ fn kernel_and_host_agree_on_every_frame() {
     let replies: Vec<_> = (0..FLOWS * 3)
         .map(|n| reply(&pairs[n / 3], &vec![n as u8; n]))
         .collect();
+    let kept = of_corpus();
+    assert!(kept.len() >= 20, "only {} frames in the corpus", kept.len());
     let frames = prop_oneof![
-        3 => messages(&pairs),
+        2 => flipped(well_formed()),
+        1 => flipped(sample::select(replies.clone())),
+        1 => spliced(well_formed(), well_formed()),
+        1 => spliced(well_formed(), sample::select(replies.clone())),
+        1 => sample::select(kept.clone()),
+        1 => flipped(sample::select(kept)),
+        8 => messages(&pairs),
         1 => damaged(messages(&pairs)),
         4 => well_formed(),
         2 => sample::select(replies.clone()),

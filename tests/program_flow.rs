@@ -8,7 +8,9 @@
 //! | tcp-v4v6-lru-hit | does not apply | they wrap IPv4 in IPv6; a flow here has one family |
 //! | tcp-v4-lru-diverse, tcp-v6-lru-diverse | sent, each to its own | many flows, no eviction |
 
+use dispatcher_common::flow::FlowEntry;
 use dispatcher_common::link::{Link, NextHop};
+use dispatcher_common::tcp::{Phase, Track};
 use dispatcher_common::verdict::DropReason;
 use dispatcher_tests::packet::{
     ACK, BACKEND_ONE, BACKEND_TWO, CLIENT_ONE, DISPATCHER_MAC, FAMILIES, Family, Host, Packet, SYN,
@@ -442,6 +444,18 @@ fn packets_and_bytes_are_counted_for_the_flow_and_for_the_back_end() {
 fn each_direction_is_stamped_with_the_tick_of_its_last_packet() {
     let mut program = with_flow(Family::V4, |_| {});
     let (forward, reply) = (data(Family::V4, FORWARD), data(Family::V4, REPLY));
+    for packet in [&forward, &reply] {
+        let established = FlowEntry {
+            phase: Phase::ANSWERED.with(Phase::ESTABLISHED).0,
+            track: Track {
+                seq_end: 0xffff_fff0,
+                ack: 0x8000_0001,
+                fin_end: 0,
+            },
+            ..program.entry(&packet.key())
+        };
+        program.put(&packet.key(), &established);
+    }
     let seen =
         |program: &Program| [&forward, &reply].map(|packet| program.entry(&packet.key()).last_seen);
     assert_eq!(seen(&program), [TICKS, TICKS], "as installed");

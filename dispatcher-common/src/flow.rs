@@ -83,7 +83,7 @@ pub struct FlowEntry {
     pub track: Track,
     /// [`Control::ticks`](crate::control::Control) when the flow was installed.
     pub installed: u32,
-    /// The same when a packet was last seen.
+    /// The same when a packet of it was last seen that [`advance`](crate::tcp::advance) believes.
     pub last_seen: u32,
     /// In the forward entry a count that is odd while a request of the client stands
     /// ([`follow_client`](crate::measure::follow_client)). In the reply entry what the clock showed

@@ -51,6 +51,11 @@ impl Phase {
         Self(self.0 | other.0)
     }
 
+    /// What of these is not in `other`.
+    const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Established and nothing since: a segment without SYN, FIN and RST changes nothing.
     #[inline(always)]
     #[must_use]
@@ -137,18 +142,19 @@ pub struct SegmentView {
     pub payload: u32,
 }
 
-/// The farthest that a FIN may be ahead of what its receiver has acknowledged, bytes: above any
+/// The farthest that an honest end is ahead of what its peer has acknowledged, bytes: above any
 /// receive window in use (Linux lets it grow to 32 MiB), far below the 2^31 at which comparison
 /// wraps.
-pub const FIN_AHEAD_MAX: u32 = 64 << 20;
+pub const WINDOW_MAX: u32 = 64 << 20;
 
-/// The farthest that one segment moves what is known of its direction, bytes: more than a network
-/// loses in a row. A segment that is farther ahead is forged, and believing it would make the true
-/// FIN and RST look old.
-pub const JUMP_MAX: u32 = 16 << 20;
+/// How far a segment may be from the last one of its direction, either way and in both numbers, and
+/// need no other proof that it belongs to the connection, bytes: twice what one acknowledgement
+/// covers after receive offload. A power of two. Who guesses both numbers has one chance in 2^28.
+pub const NEAR: u32 = 1 << 17;
 
 /// How far the acknowledgement that finishes a handshake may lie behind what the back-end has
-/// sent, bytes: data that it sent before the acknowledgement came (RFC 7413).
+/// sent, bytes: data that it sent before the acknowledgement came (RFC 7413). And how far it may
+/// lie behind the client's first data, if the acknowledgement before it was lost.
 pub const HANDSHAKE_SLACK_MAX: u32 = 1 << 16;
 
 /// `a` comes before `b`.
@@ -162,7 +168,8 @@ pub const fn before(a: u32, b: u32) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn within(x: u32, low: u32, high: u32) -> bool {
-    !before(x, low) && !before(high, x)
+    // One branch for both comparisons: the verifier walks every combination of branches.
+    (x.wrapping_sub(low) | high.wrapping_sub(x)) >> 31 == 0
 }
 
 impl SegmentView {
@@ -188,24 +195,37 @@ impl Track {
         }
     }
 
-    /// Follows a segment of this direction that is part of the connection.
+    /// Follows a segment of this direction that belongs to the connection. What is old moves
+    /// nothing.
     #[inline(always)]
     pub fn follow(&mut self, segment: &SegmentView) {
         let seq_end = segment.seq_end();
-        if seq_end.wrapping_sub(self.seq_end) <= JUMP_MAX {
+        if !before(seq_end, self.seq_end) {
             self.seq_end = seq_end;
         }
-        let acked = segment.ack.wrapping_sub(self.ack);
-        if segment.flags.any(TcpFlags::ACK) && acked <= JUMP_MAX {
+        if !before(segment.ack, self.ack) {
             self.ack = segment.ack;
         }
+    }
+
+    /// Whether a segment belongs to the connection, as far as this direction can tell: it has an
+    /// acknowledgement, and both of its numbers are [`NEAR`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_near(&self, segment: &SegmentView) -> bool {
+        let seq = segment.seq_end().wrapping_sub(self.seq_end);
+        let ack = segment.ack.wrapping_sub(self.ack);
+        // One branch for both, as in `within`.
+        (seq.wrapping_add(NEAR) | ack.wrapping_add(NEAR)) < 2 * NEAR
+            && segment.flags.any(TcpFlags::ACK)
     }
 }
 
 /// Which bits a segment adds to `phase`, and what it makes of the track of its own direction.
+/// Nothing if its receiver would take no notice of it: then it says nothing of its sender, not even
+/// that it lives. Such are forged, or late.
 ///
-/// `own` is the direction of the segment, `peer` the other. A segment that neither side's receiver
-/// would accept adds nothing: RST and FIN count by their sequence number (RFC 9293 3.10.7.4).
+/// `own` is the direction of the segment, `peer` the other.
 #[inline(always)]
 #[must_use]
 pub fn advance(
@@ -214,80 +234,119 @@ pub fn advance(
     segment: &SegmentView,
     own: Track,
     peer: Track,
-) -> (Phase, Track) {
+) -> Option<(Phase, Track)> {
     let flags = segment.flags;
-    let mut bits = Phase::default();
-    let mut track = own;
-
     if flags.any(TcpFlags::RST) {
-        if reset_is_acceptable(phase, direction, segment, own, peer) {
-            bits = Phase::RESET;
-        }
-        return (bits, track);
-    }
-
-    if flags.is_connection_request()
-        && matches!(direction, Direction::Forward)
-        && !phase.has(Phase::ANSWERED)
-    {
-        // The client gave up and asks anew from the same port before it was answered.
-        return (bits, Track::of_syn(segment.seq));
+        let obeyed = reset_is_acceptable(phase, direction, segment, own, peer);
+        return obeyed.then_some((Phase::RESET.without(phase), own));
     }
     if flags.any(TcpFlags::SYN) {
-        let answers = matches!(direction, Direction::Reply)
-            && flags.any(TcpFlags::ACK)
-            && segment.ack == peer.seq_end;
-        if answers && !phase.has(Phase::ANSWERED) {
-            track = Track {
+        return handshake(phase, direction, segment, peer);
+    }
+
+    let mut bits = Phase::default();
+    let mut track = own;
+    if matches!(direction, Direction::Forward) && !phase.is_established() {
+        if (phase.is_refused() && !phase.has(Phase::ANSWERED)) || !takes_answer(segment, peer) {
+            return None;
+        }
+        // Until now nothing was acknowledged, so there is no older value to compare with.
+        track = Track {
+            seq_end: peer.ack,
+            ack: segment.ack,
+            fin_end: 0,
+        };
+        bits = Phase::STEADY;
+    } else if !phase.has(Phase::ANSWERED) || !belongs(phase, segment, own, peer) {
+        return None;
+    }
+    track.follow(segment);
+
+    // Nothing is sent beyond a FIN. What is, shows that the FIN was forged.
+    if flags.any(TcpFlags::FIN) && segment.seq_end() == track.seq_end {
+        track.fin_end = track.seq_end;
+        bits = bits.with(Phase::fin_of(direction));
+    }
+    let peer_direction = direction.reversed();
+    if phase.has(Phase::fin_of(peer_direction))
+        && segment.ack == peer.fin_end
+        && peer.fin_end == peer.seq_end
+    {
+        bits = bits.with(Phase::fin_acked_of(peer_direction));
+    }
+    Some((bits.without(phase), track))
+}
+
+/// A SYN, with ACK or without, before the back-end has answered; afterwards it means nothing.
+#[inline(always)]
+fn handshake(
+    phase: Phase,
+    direction: Direction,
+    segment: &SegmentView,
+    peer: Track,
+) -> Option<(Phase, Track)> {
+    if phase.has(Phase::ANSWERED) {
+        return None;
+    }
+    match direction {
+        // Should it have another number, the client gave up and asks anew from the same port.
+        Direction::Forward if segment.flags.is_connection_request() => {
+            Some((Phase::default(), Track::of_syn(segment.seq)))
+        }
+        Direction::Reply if segment.flags.any(TcpFlags::ACK) => {
+            let track = Track {
                 seq_end: segment.seq_end(),
                 ack: segment.ack,
                 fin_end: 0,
             };
-            bits = Phase::ANSWERED;
+            // What answers another request is only noted: that may be the one that lives, and what
+            // was followed since a late repetition of one that was given up, or forged.
+            let answers = segment.ack == peer.seq_end;
+            let bits = if answers {
+                Phase::ANSWERED
+            } else {
+                Phase::default()
+            };
+            Some((bits, track))
         }
-        return (bits, track);
+        _ => None,
     }
+}
 
-    // What acknowledges nothing is dropped by its receiver (RFC 9293 3.10.7.4).
-    if !phase.has(Phase::ANSWERED) || !flags.any(TcpFlags::ACK) {
-        return (bits, track);
-    }
-    if matches!(direction, Direction::Forward) && !phase.is_established() {
-        // Nor does the back-end take anything before its answer is acknowledged. A forger who has
-        // not seen that answer cannot do so, and must not hold a slot beyond the handshake's time.
-        let finishes_handshake = within(
-            segment.ack,
-            peer.seq_end.wrapping_sub(HANDSHAKE_SLACK_MAX),
-            peer.seq_end,
-        );
-        if !finishes_handshake {
-            return (bits, track);
-        }
-        // Until now nothing was acknowledged, so there is no older value to compare with.
-        track.ack = segment.ack;
-        bits = Phase::ESTABLISHED;
-    }
-    track.follow(segment);
-
-    let acknowledged = acknowledged(phase, direction, own, peer);
-    if flags.any(TcpFlags::FIN)
+/// Whether a segment of the client finishes the handshake. Before that the back-end takes nothing
+/// of it. A forger who has not seen the answer cannot do so, and must not hold a slot beyond the
+/// handshake's time.
+#[inline(always)]
+fn takes_answer(segment: &SegmentView, answer: Track) -> bool {
+    segment.flags.any(TcpFlags::ACK)
+        && answer != Track::default()
         && within(
             segment.seq_end(),
-            acknowledged,
-            acknowledged.wrapping_add(FIN_AHEAD_MAX),
+            answer.ack,
+            answer.ack.wrapping_add(HANDSHAKE_SLACK_MAX),
         )
-    {
-        track.fin_end = segment.seq_end();
-        if before(track.seq_end, track.fin_end) {
-            track.seq_end = track.fin_end;
-        }
-        bits = bits.with(Phase::fin_of(direction));
-    }
-    let peer_direction = direction.reversed();
-    if phase.has(Phase::fin_of(peer_direction)) && within(segment.ack, peer.fin_end, peer.seq_end) {
-        bits = bits.with(Phase::fin_acked_of(peer_direction));
-    }
-    (Phase(bits.0 & !phase.0), track)
+        && within(
+            segment.ack,
+            answer.seq_end.wrapping_sub(HANDSHAKE_SLACK_MAX),
+            answer.seq_end,
+        )
+}
+
+/// Whether a segment of an answered flow that has neither SYN nor RST belongs to the connection:
+/// it is near the last one of its direction; or its data may lie in its receiver's window, and it
+/// acknowledges no less than its sender has acknowledged, and no more than was sent to it
+/// (RFC 5961 5.2). What acknowledges nothing is dropped by its receiver (RFC 9293 3.10.7.4).
+#[inline(always)]
+fn belongs(phase: Phase, segment: &SegmentView, own: Track, peer: Track) -> bool {
+    own.is_near(segment)
+        || (phase.is_established()
+            && segment.flags.any(TcpFlags::ACK)
+            && within(
+                segment.seq_end(),
+                peer.ack.wrapping_sub(WINDOW_MAX),
+                peer.ack.wrapping_add(WINDOW_MAX),
+            )
+            && within(segment.ack, own.ack, peer.seq_end))
 }
 
 /// Whether a segment of the back-end refuses the SYN, or comes after it has: it is not for the

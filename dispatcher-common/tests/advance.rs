@@ -3,7 +3,7 @@
 use dispatcher_common::flow::Direction::{self, Forward, Reply};
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::tcp::{
-    FIN_AHEAD_MAX, HANDSHAKE_SLACK_MAX, JUMP_MAX, Phase, SegmentView, Track, advance, refuses,
+    HANDSHAKE_SLACK_MAX, NEAR, Phase, SegmentView, Track, WINDOW_MAX, advance, refuses,
 };
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -17,6 +17,11 @@ const BOTH_FINS: Phase = STEADY.with(Phase::CLIENT_FIN.with(Phase::BACKEND_FIN))
 
 /// A row: phase before, direction, flags, sequence and acknowledgement number, bits added.
 type Row = (Phase, Direction, TcpFlags, u32, u32, Phase);
+
+/// What one segment adds; and [`NOTHING`] also if nothing comes of it.
+fn bits(step: Option<(Phase, Track)>) -> Phase {
+    step.map_or(NOTHING, |(bits, _)| bits)
+}
 
 /// The client has sent up to 1100 and acknowledged 5000; the back-end has sent up to 5200 and
 /// acknowledged 1000. Neither sends data.
@@ -40,8 +45,8 @@ fn assert_adds(rows: &[Row], fins: [u32; 2]) {
             Forward => (client, backend),
             Reply => (backend, client),
         };
-        let (bits, _) = advance(phase, direction, &segment, own, peer);
-        assert_eq!(bits, added, "{row:?}");
+        let step = advance(phase, direction, &segment, own, peer);
+        assert_eq!(bits(step), added, "{row:?}");
     }
 }
 
@@ -51,7 +56,6 @@ fn the_handshake_takes_the_right_answer_and_its_acknowledgement() {
     assert_adds(
         &[
             (NOTHING, Forward, SYN, 1099, 0, NOTHING),
-            (NOTHING, Forward, ACK, 1100, 5200, NOTHING),
             (NOTHING, Reply, SYN_ACK, 5199, 1100, answered),
             (NOTHING, Reply, SYN_ACK, 5199, 1099, NOTHING),
             (NOTHING, Reply, SYN, 5199, 1100, NOTHING),
@@ -84,31 +88,21 @@ fn the_handshake_takes_the_right_answer_and_its_acknowledgement() {
 }
 
 #[test]
-fn a_fin_counts_from_what_was_acknowledged_on() {
-    let (answered, steady) = (Phase::ANSWERED, STEADY);
+fn a_fin_counts_at_the_end_of_all_that_was_sent() {
+    let (answered, steady, fin) = (Phase::ANSWERED, STEADY, Phase::CLIENT_FIN);
     assert_adds(
         &[
-            (steady, Forward, FIN_ACK, 1100, 5200, Phase::CLIENT_FIN),
-            (steady, Forward, FIN_ACK, 999, 5200, Phase::CLIENT_FIN),
-            (steady, Forward, FIN_ACK, 998, 5200, NOTHING),
-            (
-                steady,
-                Forward,
-                FIN_ACK,
-                999 + FIN_AHEAD_MAX,
-                5200,
-                Phase::CLIENT_FIN,
-            ),
-            (
-                steady,
-                Forward,
-                FIN_ACK,
-                1000 + FIN_AHEAD_MAX,
-                5200,
-                NOTHING,
-            ),
+            (steady, Forward, FIN_ACK, 1100, 5200, fin),
+            (steady, Forward, FIN_ACK, 1099, 5200, fin),
+            (steady, Forward, FIN_ACK, 1098, 5200, NOTHING),
+            (steady, Forward, FIN_ACK, 1099 + NEAR, 5200, fin),
+            (steady, Forward, FIN_ACK, 999 + WINDOW_MAX, 5200, fin),
+            (steady, Forward, FIN_ACK, 1000 + WINDOW_MAX, 5200, NOTHING),
+            (steady, Forward, FIN_ACK, 1098 + NEAR, 5200 + 1, fin),
+            (steady, Forward, FIN_ACK, 1099 + NEAR, 5200 + 1, NOTHING),
+            (steady, Forward, FIN_ACK, 1100, 5001 + NEAR, NOTHING),
             (steady, Reply, FIN_ACK, 5200, 1100, Phase::BACKEND_FIN),
-            (steady, Reply, FIN_ACK, 4998, 1100, NOTHING),
+            (steady, Reply, FIN_ACK, 5198, 1100, NOTHING),
             (steady, Reply, TcpFlags::FIN, 5200, 0, NOTHING),
             (answered, Forward, TcpFlags::FIN, 1100, 0, NOTHING),
             (answered, Forward, FIN_ACK, 1100, 5201, NOTHING),
@@ -118,9 +112,8 @@ fn a_fin_counts_from_what_was_acknowledged_on() {
                 FIN_ACK,
                 1100,
                 5200,
-                Phase::ESTABLISHED.with(Phase::CLIENT_FIN),
+                Phase::ESTABLISHED.with(fin),
             ),
-            (NOTHING, Forward, FIN_ACK, 1100, 5200, NOTHING),
         ],
         [0, 0],
     );
@@ -212,37 +205,91 @@ fn a_syn_is_refused_by_the_reset_that_answers_it_and_by_what_comes_after() {
     }
 }
 
+/// Rows: how far from the last segment the sequence number is, and the acknowledgement number; and
+/// whether the segment belongs. 1 MiB is on its way to the back-end, and 1 MiB to the client.
 #[test]
-fn one_segment_moves_a_track_so_far_and_no_farther() {
-    let start = Track {
-        seq_end: u32::MAX - 9,
-        ack: 7,
+fn a_segment_belongs_near_the_one_before_it_or_in_the_window_with_an_honest_acknowledgement() {
+    const MIB: i32 = 1 << 20;
+    const NEAR_BY: i32 = NEAR as i32;
+    const WINDOW: i32 = WINDOW_MAX as i32;
+    let track = |seq_end, ack| Track {
+        seq_end,
+        ack,
         fin_end: 0,
     };
-    let after = |seq: u32, ack: u32, flags| {
-        let mut track = start;
-        track.follow(&SegmentView {
-            flags,
-            seq,
-            ack,
+    let own = track(5, u32::MAX - 5);
+    let peer = track(
+        own.ack.wrapping_add_signed(MIB),
+        own.seq_end.wrapping_add_signed(-MIB),
+    );
+    let rows = [
+        (0, 0, true),
+        (NEAR_BY - 1, NEAR_BY - 1, true),
+        (-NEAR_BY, -NEAR_BY, true),
+        (NEAR_BY - 1, -1, true),
+        (NEAR_BY, -1, false),
+        (NEAR_BY, 0, true),
+        (0, MIB, true),
+        (0, MIB + 1, false),
+        (0, -NEAR_BY - 1, false),
+        (WINDOW - MIB, 0, true),
+        (WINDOW - MIB + 1, 0, false),
+        (-WINDOW - MIB, 0, true),
+        (-WINDOW - MIB - 1, 0, false),
+        (i32::MIN, 0, false),
+        (0, i32::MIN, false),
+    ];
+    for (ahead, acked, belongs) in rows {
+        let segment = SegmentView {
+            flags: ACK,
+            seq: own.seq_end.wrapping_add_signed(ahead),
+            ack: own.ack.wrapping_add_signed(acked),
             payload: 0,
-        });
-        (track.seq_end, track.ack)
+        };
+        let followed = track(
+            own.seq_end.wrapping_add_signed(ahead.max(0)),
+            own.ack.wrapping_add_signed(acked.max(0)),
+        );
+        let advance = |flags| {
+            let segment = SegmentView { flags, ..segment };
+            advance(STEADY, Forward, &segment, own, peer)
+        };
+        let expected = belongs.then_some((NOTHING, followed));
+        assert_eq!(advance(ACK), expected, "{ahead} {acked}");
+        for flags in [TcpFlags::PSH, TcpFlags::FIN, SYN, SYN_ACK] {
+            assert_eq!(advance(flags), None, "{flags:?}: {ahead} {acked}");
+        }
+    }
+}
+
+#[test]
+fn what_is_sent_beyond_a_fin_shows_that_it_was_forged() {
+    let track = |seq_end, ack, fin_end| Track {
+        seq_end,
+        ack,
+        fin_end,
     };
-    let seq = start.seq_end;
-    let far = seq.wrapping_add(JUMP_MAX);
-    assert_eq!(after(far, 7 + JUMP_MAX, ACK), (far, 7 + JUMP_MAX));
-    assert_eq!(after(far.wrapping_add(1), 8 + JUMP_MAX, ACK), (seq, 7));
+    let phase = STEADY.with(Phase::CLIENT_FIN);
+    let segment = |seq, ack, payload| SegmentView {
+        flags: ACK,
+        seq,
+        ack,
+        payload,
+    };
+    let client = track(1101, 5000, 1101);
+    let backend = track(5000, 1000, 0);
+    let acked = Phase::CLIENT_FIN_ACKED;
+    let acknowledgement = segment(5000, 1101, 0);
     assert_eq!(
-        after(seq - 1, 6, ACK),
-        (seq, 7),
-        "what is old moves nothing"
+        bits(advance(phase, Reply, &acknowledgement, backend, client)),
+        acked
     );
-    assert_eq!(
-        after(seq, 9, TcpFlags::PSH),
-        (seq, 7),
-        "without ACK there is no number"
-    );
+    let (_, client) = advance(phase, Forward, &segment(1100, 5000, 2), client, backend).unwrap();
+    assert_eq!(client, track(1102, 5000, 1101));
+    for ack in [1101, 1102] {
+        let step = advance(phase, Reply, &segment(5000, ack, 0), backend, client);
+        assert_eq!(bits(step), NOTHING);
+    }
 }
 
 #[test]
@@ -260,10 +307,33 @@ fn a_client_that_asks_anew_before_it_was_answered_is_followed() {
         payload: 0,
     };
     let first = Track::of_syn(1000);
-    let (bits, second) = advance(NOTHING, Forward, &syn(7000), first, Track::default());
-    assert_eq!((bits, second), (NOTHING, Track::of_syn(7000)));
-    let (bits, _) = advance(NOTHING, Reply, &answer(1000), Track::default(), second);
-    assert_eq!(bits, NOTHING, "an answer to the request that was given up");
-    let (bits, _) = advance(NOTHING, Reply, &answer(7000), Track::default(), second);
-    assert_eq!(bits, Phase::ANSWERED);
+    let step = advance(NOTHING, Forward, &syn(7000), first, Track::default());
+    let second = Track::of_syn(7000);
+    assert_eq!(step, Some((NOTHING, second)));
+    let step = advance(NOTHING, Reply, &answer(1000), Track::default(), second);
+    assert_eq!(bits(step), NOTHING, "to the request that was given up");
+    let step = advance(NOTHING, Reply, &answer(7000), Track::default(), second);
+    assert_eq!(bits(step), Phase::ANSWERED);
+}
+
+#[test]
+fn what_the_client_takes_for_an_answer_is_one_whatever_was_followed_before() {
+    let segment = |flags, seq, ack| SegmentView {
+        flags,
+        seq,
+        ack,
+        payload: 0,
+    };
+    let late = Track::of_syn(1000);
+    let answer = segment(SYN_ACK, 5000, 7001);
+    let (added, backend) = advance(NOTHING, Reply, &answer, Track::default(), late).unwrap();
+    assert_eq!((added, backend.ack), (NOTHING, 7001));
+    let take = |seq, ack, peer| advance(NOTHING, Forward, &segment(ACK, seq, ack), late, peer);
+    assert_eq!(take(7001, 5001, Track::default()), None);
+    assert_eq!(take(7001, 5002, backend), None);
+    assert_eq!(take(7000, 5001, backend), None);
+    assert_eq!(take(7002 + HANDSHAKE_SLACK_MAX, 5001, backend), None);
+    let (added, client) = take(7001, 5001, backend).unwrap();
+    assert_eq!(added, STEADY);
+    assert_eq!((client.seq_end, client.ack), (7001, 5001));
 }

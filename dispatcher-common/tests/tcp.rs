@@ -29,7 +29,10 @@ impl Watcher {
     fn see(&mut self, direction: Direction, segment: SegmentView) {
         let (own, peer) = (direction as usize, direction.reversed() as usize);
         let (tracks, before) = (self.tracks, self.phase);
-        let (bits, track) = advance(before, direction, &segment, tracks[own], tracks[peer]);
+        let step = advance(before, direction, &segment, tracks[own], tracks[peer]);
+        let Some((bits, track)) = step else {
+            return;
+        };
         assert_eq!(bits.0 & before.0, 0, "a bit is added once");
         self.tracks[own] = track;
         self.phase = before.with(bits);

@@ -81,13 +81,18 @@ pub fn find(key: &FlowKey) -> Option<Flow> {
 
 const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 
-/// Follows the connection with a packet of it, and measures what it starts or ends. Tells whether
-/// the packet may go on: not one of a back-end that refuses the flow's SYN, or has.
+/// Follows the connection with a packet of it, notes that its sender talks, and measures what that
+/// starts or ends. What is forged is sent on, because only its receiver knows for certain, and
+/// nothing else comes of it. Tells whether the packet may go on: not one of a back-end that refuses
+/// the flow's SYN, or has.
 #[inline(always)]
 pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let entry = flow.entry();
     let before = entry.track;
-    if Phase(entry.phase).is_steady() && !segment.tcp.flags.any(CHANGES_PHASE) {
+    if Phase(entry.phase).is_steady()
+        && !segment.tcp.flags.any(CHANGES_PHASE)
+        && before.is_near(&segment.tcp)
+    {
         let mut track = before;
         track.follow(&segment.tcp);
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
@@ -96,7 +101,13 @@ pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
         if refuses(flow, segment) {
             return false;
         }
-        change_phase(flow, segment, ticks);
+        if !change_phase(flow, segment, ticks) {
+            return true;
+        }
+    }
+    if entry.last_seen != ticks {
+        // SAFETY: as above; whoever stores at the same time stores the same.
+        unsafe { (*flow.0.as_ptr()).last_seen = ticks };
     }
     measure::follow(flow, segment, &before, ticks);
     true
@@ -139,13 +150,14 @@ pub fn fail(forward: &Flow, reply: &Flow) {
     report(forward.entry(), before, before.with(bits));
 }
 
-/// Handshake, FIN and RST need both directions.
-#[inline(always)]
-fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
+/// Handshake, FIN and RST need both directions, and so does what is far from the packet before it.
+/// Tells whether anything came of it.
+#[inline(never)]
+fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let own = flow.entry();
     let translation = own.translation;
     let Some(peer) = find(&segment.key.of_peer(&translation)) else {
-        return;
+        return true;
     };
     let direction = translation.direction();
     let forward = match direction {
@@ -153,17 +165,19 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
         Direction::Reply => &peer,
     };
     let phase = Phase(forward.entry().phase);
-    let (bits, track) = tcp::advance(
+    let Some((bits, track)) = tcp::advance(
         phase,
         direction,
         &segment.tcp,
         own.track,
         peer.entry().track,
-    );
+    ) else {
+        return false;
+    };
     // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
     unsafe { (*flow.0.as_ptr()).track = track };
     if bits == Phase::default() {
-        return;
+        return true;
     }
     // SAFETY: both words lie in live elements and are only ever written by atomic operations.
     let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });
@@ -181,6 +195,7 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) {
         measure::end(reply);
     }
     report(forward.entry(), before, after);
+    true
 }
 
 /// One event for each phase that user space acts on; the atomic OR lets one processor see it.
@@ -200,9 +215,9 @@ fn report(entry: &FlowEntry, before: Phase, after: Phase) {
     }
 }
 
-/// Counts the packet for the flow and for the back-end, and notes when it was seen.
+/// Counts the packet for the flow and for the back-end.
 #[inline(always)]
-pub fn count(flow: &Flow, segment: &Segment, ticks: u32) {
+pub fn count(flow: &Flow, segment: &Segment) {
     let bytes = u64::from(segment.ip_len);
     let entry = flow.0.as_ptr();
     // SAFETY: `flow` is a live element. The stores are plain: packets of one direction come on one
@@ -210,9 +225,6 @@ pub fn count(flow: &Flow, segment: &Segment, ticks: u32) {
     let (backend, direction) = unsafe {
         (*entry).packets += 1;
         (*entry).bytes += bytes;
-        if (*entry).last_seen != ticks {
-            (*entry).last_seen = ticks;
-        }
         ((*entry).backend, (*entry).translation.direction())
     };
     let Some(counters) = BACKENDS.get_ptr_mut(backend) else {

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
+use dispatcher_common::header::TcpFlags;
 use dispatcher_common::notice::Problem;
 use dispatcher_common::parse::{self, ParseError, Segment, Unparsable};
 use dispatcher_common::tcp::Phase;
@@ -59,16 +60,21 @@ pub fn run(ctx: &XdpContext) -> Verdict {
     };
     match flow::find(&segment.key) {
         Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
+        Some(_) if !segment.tcp.flags.is_connection_request() => Verdict::Drop(DropReason::NoFlow),
         _ => without_flow(ctx, &frame, &segment),
     }
 }
 
-/// A connection request on a flow that has ended is a new connection on the same ports. On one
-/// whose back-end has refused it is user space's, which is about to have it put back.
+/// A connection request on a flow that has ended is a new connection on the same ports, and is
+/// judged as such. What answers one that passed before the end is held back, or its client would
+/// finish a handshake that nothing counts; it asks again. A request on a flow whose back-end has
+/// refused it is user space's, which is about to have it put back.
 #[inline(always)]
 fn begins_anew(flow: &Flow, segment: &Segment) -> bool {
     let phase = Phase(flow.entry().phase);
-    segment.tcp.flags.is_connection_request() && (phase.is_ended() || phase.has(Phase::REFUSED))
+    let flags = segment.tcp.flags;
+    flags.any(TcpFlags::SYN)
+        && (phase.is_ended() || (phase.has(Phase::REFUSED) && flags.is_connection_request()))
 }
 
 #[inline(always)]
@@ -82,7 +88,7 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
     if !flow::track(flow, segment, control.ticks) {
         return Verdict::Drop(DropReason::RefusedByBackend);
     }
-    flow::count(flow, segment, control.ticks);
+    flow::count(flow, segment);
     let way = egress::way(frame, segment, flow, control.network_generation);
     if way == Way::Denied {
         return Verdict::Drop(DropReason::Unreachable);

@@ -12,7 +12,7 @@ use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
 use crate::admission::BackendId;
@@ -27,13 +27,14 @@ const HEADERS_MAX: usize = 64;
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// Asks for the path, and has the answer read; the connection lives until that is done.
-pub(crate) async fn get<T, E, F>(
-    stream: TcpStream,
+pub(crate) async fn get<S, T, E, F>(
+    stream: S,
     host: &str,
     path: &str,
     read: impl FnOnce(Response<Incoming>) -> F,
 ) -> Result<T, E>
 where
+    S: AsyncRead + AsyncWrite + Unpin,
     E: From<hyper::Error> + From<http::Error>,
     F: Future<Output = Result<T, E>>,
 {

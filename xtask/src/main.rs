@@ -18,6 +18,7 @@ mod test;
 mod vm;
 mod bench;
 mod simulate;
+mod fuzz;
 mod dist;
 mod lint;
 mod tidy;
@@ -59,6 +60,8 @@ enum Task {
     Bench(bench::Options),
     /// Draw a ceiling policy in a scenario, or judge all policies in all scenarios.
     Simulate(simulate::Options),
+    /// Fuzz what reads bytes of others: frames, requests, answers, files.
+    Fuzz(fuzz::Options),
     /// Make a tarball and a Debian package for users.
     Dist(dist::Options),
     /// Formatting, clippy for host and BPF, documentation, dependencies, invariants.
@@ -98,6 +101,7 @@ fn perform(arguments: Arguments) -> Result<()> {
         Task::Test(options) => test::run(&options, runner),
         Task::Bench(options) => bench::run(&options, runner),
         Task::Simulate(options) => simulate::run(&options, runner),
+        Task::Fuzz(options) => fuzz::run(&options, runner),
         Task::Dist(options) => dist::run(&options, runner),
         Task::Lint => lint::run(runner),
         Task::Tidy => tidy::run(),

@@ -29,7 +29,8 @@ pub enum FlowState {
 
 impl FlowState {
     /// The state of a flow in `phase`.
-    pub(super) const fn of(phase: Phase) -> Self {
+    #[must_use]
+    pub const fn of(phase: Phase) -> Self {
         if phase.is_ended() {
             Self::Lingering
         } else if phase.is_closing() {

@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Fault, report_of_line};
 use crate::ceiling::{AgentReport, AgentState, REPORT_LEN_MAX};
 use crate::exchange::{self, BODY_BYTES_MAX, shortened};
 
 /// Asks for the path, and reads the answer.
-pub(super) async fn ask(
-    stream: TcpStream,
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     host: SocketAddr,
     path: &str,
 ) -> Result<AgentReport, Fault> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -180,9 +181,25 @@ async fn ask(target: &AgentTarget) -> Result<AgentReport, AgentError> {
 
 async fn exchange(target: &AgentTarget) -> Result<AgentReport, Fault> {
     let stream = TcpStream::connect(target.address).await?;
-    match &target.agent.kind {
+    ask_over(stream, target.address, &target.agent.kind).await
+}
+
+/// Asks once, over a stream to the agent at `host`, and reads the answer. It takes as long as the
+/// agent takes: see to a timeout.
+///
+/// # Errors
+/// The stream's, or why the answer is no report.
+pub async fn ask_over<S>(
+    stream: S,
+    host: SocketAddr,
+    kind: &AgentKind,
+) -> Result<AgentReport, Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match kind {
         AgentKind::Tcp { send } => tcp::ask(stream, send).await,
-        AgentKind::Http { path } => http::ask(stream, target.address, path).await,
+        AgentKind::Http { path } => http::ask(stream, host, path).await,
     }
 }
 

@@ -1,13 +1,15 @@
 //! An agent that answers a connection with a line of words, as HAProxy's `agent-check` has it.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Fault, report_of_line};
 use crate::ceiling::{AgentReport, REPORT_LEN_MAX};
 
 /// Sends what is to be sent, and reads up to the end of the line or of the connection.
-pub(super) async fn ask(mut stream: TcpStream, send: &str) -> Result<AgentReport, Fault> {
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    send: &str,
+) -> Result<AgentReport, Fault> {
     stream.write_all(send.as_bytes()).await?;
     // The line and its end.
     let mut buffer = [0; REPORT_LEN_MAX + 1];

@@ -24,6 +24,8 @@ const TIMES: ServiceSettings = ServiceSettings {
 enum Step {
     Syn(char, u32),
     Phase(char, Phase),
+    Activity(char, u64),
+    Missing(char),
     Failed(char, ConnectFailure),
     Ceiling(u32, u32),
     GroupCeiling(u32, u32),
@@ -87,6 +89,17 @@ impl Twins {
                 self.bench.phase(now, client, phase),
                 self.model.phase(now, client, phase),
             ),
+            Step::Activity(client, ago) if self.bench.flows.contains_key(&client) => {
+                let last_seen = now.saturating_sub(ago);
+                (
+                    self.bench.activity(now, client, last_seen),
+                    self.model.activity(now, client, last_seen),
+                )
+            }
+            Step::Missing(client) if self.bench.flows.contains_key(&client) => (
+                self.bench.missing(now, client),
+                self.model.missing(now, client),
+            ),
             Step::Failed(client, failure) => {
                 let known = self.model.flows().iter().find(|flow| flow.client == client);
                 match known.map(|flow| flow.isn) {
@@ -112,7 +125,11 @@ impl Twins {
                 self.check_window();
                 (vec![], vec![])
             }
-            Step::Phase(..) | Step::PassToNext | Step::Pass(_) => (vec![], vec![]),
+            Step::Phase(..)
+            | Step::Activity(..)
+            | Step::Missing(_)
+            | Step::PassToNext
+            | Step::Pass(_) => (vec![], vec![]),
         };
         assert_eq!(told, expected, "{step:?} at {now}");
         self.check();
@@ -265,6 +282,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (client.clone(), 1..3u32).prop_map(|(client, isn)| Step::Syn(client, isn)),
         4 => (client.clone(), phase).prop_map(|(client, phase)| Step::Phase(client, phase)),
+        2 => (client.clone(), 0..12_000u64)
+            .prop_map(|(client, ago)| Step::Activity(client, ago)),
+        1 => client.clone().prop_map(Step::Missing),
         4 => (client, failure).prop_map(|(client, how)| Step::Failed(client, how)),
         1 => (0..4u32, 0..4u32).prop_map(|(backend, ceiling)| Step::Ceiling(backend, ceiling)),
         1 => (0..2u32, 0..4u32).prop_map(|(group, ceiling)| Step::GroupCeiling(group, ceiling)),

@@ -167,6 +167,11 @@ impl Bench {
         self.commands()
     }
 
+    fn missing(&mut self, at: u64, client: char) -> Vec<String> {
+        self.admission.handle_missing(ms(at), self.flows[&client]);
+        self.commands()
+    }
+
     fn install_failed(&mut self, at: u64, client: char, failure: InstallFailure) -> Vec<String> {
         let flow = self.flows[&client];
         self.admission

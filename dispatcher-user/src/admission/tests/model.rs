@@ -51,6 +51,8 @@ struct Waiting {
     tried: Vec<usize>,
     tried_until: u64,
     put_back: bool,
+    /// When its timer fires: not after it is due, but it may find out that it is not.
+    timer: u64,
     armed: usize,
 }
 
@@ -97,17 +99,16 @@ impl Model {
     }
 
     pub(super) fn syn_with(&mut self, at: u64, client: char, isn: u32) -> Vec<String> {
-        let armed = self.arm();
         if let Some(place) = self
             .waiting
             .iter()
             .position(|waiting| waiting.client == client)
         {
+            let before = self.due(&self.waiting[place]);
             let waiting = &mut self.waiting[place];
             if waiting.isn == isn {
                 self.counters.retransmitted += 1;
                 (waiting.gap, waiting.seen) = (Some(at - waiting.seen), at);
-                waiting.armed = armed;
                 self.told
                     .push(format!("discard {client}{isn}: Retransmission"));
             } else {
@@ -125,8 +126,11 @@ impl Model {
                     tried: vec![],
                     tried_until: 0,
                     put_back: waiting.put_back,
-                    armed,
+                    ..*waiting
                 };
+            }
+            if self.due(&self.waiting[place]) < before {
+                self.set_timer(place);
             }
             self.release(at);
             return self.told();
@@ -161,9 +165,11 @@ impl Model {
                     tried: vec![],
                     tried_until: 0,
                     put_back: false,
-                    armed,
+                    timer: 0,
+                    armed: 0,
                 };
                 self.waiting.push(new);
+                self.set_timer(self.waiting.len() - 1);
                 self.note(at);
             } else {
                 self.turn_away(client, isn, "QueueFull");
@@ -193,6 +199,35 @@ impl Model {
             (flow.state, flow.changed, flow.due) = (state, at, at + millis(rest));
             flow.armed = armed;
             self.note(at);
+            self.release(at);
+        }
+        self.told()
+    }
+
+    pub(super) fn activity(&mut self, at: u64, client: char, last_seen: u64) -> Vec<String> {
+        let Some(place) = self.flow(client) else {
+            return self.told();
+        };
+        let armed = self.arm();
+        let (silence, reason) = match self.flows[place].state {
+            FlowState::Established => (self.settings.idle, "IdleTimeout"),
+            FlowState::Closing => (self.settings.closing, "ClosingTimeout"),
+            FlowState::HalfOpen | FlowState::Lingering => return self.told(),
+        };
+        let flow = &mut self.flows[place];
+        let deadline = last_seen.max(flow.changed).min(at) + millis(silence);
+        if deadline > at {
+            (flow.due, flow.armed) = (deadline, armed);
+        } else {
+            self.remove(at, place, reason);
+            self.release(at);
+        }
+        self.told()
+    }
+
+    pub(super) fn missing(&mut self, at: u64, client: char) -> Vec<String> {
+        if let Some(place) = self.flow(client) {
+            self.remove(at, place, "Missing");
             self.release(at);
         }
         self.told()
@@ -251,7 +286,6 @@ impl Model {
         while place > 0 && self.waiting[place - 1].since > arrived {
             place -= 1;
         }
-        let armed = self.arm();
         let waiting = Waiting {
             client,
             isn,
@@ -261,9 +295,11 @@ impl Model {
             tried,
             tried_until: at + millis(TRIED_FOR),
             put_back: true,
-            armed,
+            timer: 0,
+            armed: 0,
         };
         self.waiting.insert(place, waiting);
+        self.set_timer(place);
         self.note(at);
     }
 
@@ -324,7 +360,7 @@ impl Model {
     }
 
     pub(super) fn pass(&mut self, until: u64) -> Vec<String> {
-        while let Some((due, armed)) = self.next_due()
+        while let Some((due, armed)) = self.next_timer()
             && due <= until
         {
             if let Some(place) = self
@@ -332,6 +368,10 @@ impl Model {
                 .iter()
                 .position(|waiting| waiting.armed == armed)
             {
+                if self.due(&self.waiting[place]) > due {
+                    self.set_timer(place);
+                    continue;
+                }
                 self.lapse(place, due);
             } else if let Some(place) = self.flows.iter().position(|flow| flow.armed == armed) {
                 match self.flows[place].state {
@@ -351,7 +391,22 @@ impl Model {
         self.told()
     }
 
-    /// When the next timer is due, and which it is.
+    /// The timer that fires next.
+    fn next_timer(&self) -> Option<(u64, usize)> {
+        let waiting = self.waiting.iter();
+        waiting
+            .map(|waiting| (waiting.timer, waiting.armed))
+            .chain(self.flows.iter().map(|flow| (flow.due, flow.armed)))
+            .min()
+    }
+
+    fn set_timer(&mut self, place: usize) {
+        let (due, armed) = (self.due(&self.waiting[place]), self.arm());
+        let waiting = &mut self.waiting[place];
+        (waiting.timer, waiting.armed) = (due, armed);
+    }
+
+    /// When something is due next, and which it is.
     pub(super) fn next_due(&self) -> Option<(u64, usize)> {
         let waiting = self
             .waiting
@@ -434,10 +489,8 @@ impl Model {
 
     fn lapse(&mut self, place: usize, at: u64) {
         if self.end_of_wait(&self.waiting[place]) > at {
-            let armed = self.arm();
-            let waiting = &mut self.waiting[place];
-            waiting.tried.clear();
-            waiting.armed = armed;
+            self.waiting[place].tried.clear();
+            self.set_timer(place);
             return;
         }
         let Waiting {
@@ -504,7 +557,9 @@ impl Model {
     ) {
         let backend = backend.unwrap();
         self.cursor = backend + 1;
-        self.counters.admit();
+        let counters = &mut self.counters;
+        counters.admitted += 1;
+        counters.admitted_max = counters.admitted_max.max(counters.admitted);
         let due = at + millis(self.settings.handshake);
         let armed = self.arm();
         self.flows.push(ModelFlow {

@@ -1,0 +1,4 @@
+//! Requests to the admin socket.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (dispatcher_hostile::targets::body("admin"))(bytes));

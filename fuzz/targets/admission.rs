@@ -1,0 +1,4 @@
+//! Histories for admission.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (dispatcher_hostile::targets::body("admission"))(bytes));

@@ -1,0 +1,4 @@
+//! Answers of agents.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (dispatcher_hostile::targets::body("agent"))(bytes));

@@ -1,0 +1,4 @@
+//! Frames for the parser.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (dispatcher_hostile::targets::body("parse"))(bytes));
