@@ -9,7 +9,7 @@ use dispatcher_tests::package;
 use dispatcher_tests::scratch::Scratch;
 
 /// All files of both, below `usr`, but for the manual.
-const FILES: [&str; 15] = [
+const FILES: [&str; 17] = [
     "bin/dispatcher",
     "lib/systemd/system/dispatcher.service",
     "share/bash-completion/completions/dispatcher",

@@ -120,11 +120,12 @@ fn siege(family: Family) {
         "nobody is asked to wait any more"
     );
     assert_settles(&daemon);
-    let open = half_open.iter().map(Sampler::now).max();
-    assert_eq!(
-        open,
-        Some(0),
-        "no back-end waits for a client that is not there"
+    // By itself its kernel would go on for a minute.
+    const RESET_WITHIN: Duration = Duration::from_secs(10);
+    eventually(
+        RESET_WITHIN,
+        "no back-end waits for who is not there",
+        || half_open.iter().all(|sampler| sampler.now() == 0),
     );
     daemon.finish().unwrap();
 }
