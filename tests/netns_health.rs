@@ -385,12 +385,12 @@ fn silence_takes_a_back_end_down() {
     let mut config = config(&lab, Family::V4, "off", "passive = 3");
     let web = config.web();
     web.ceiling = "interval = \"100ms\"".to_owned();
-    web.handshake_timeout = "500ms";
+    web.connect_timeout = Some("300ms");
     // Nobody has this address.
     web.backends[1].address = "10.0.0.99:8080".parse().unwrap();
     let daemon = Daemon::start(&lab, &config).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
-    // Who was sent there asks again, and is served by the other.
+    // Who was sent there is served by the other.
     fetch_at_once(&lab, service, 8);
     becomes(&daemon, 1, "down");
     let told = why(&daemon, 1);
