@@ -12,10 +12,11 @@ use std::time::Duration;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{ensure_detached, has_program, wait_until};
 use dispatcher_tests::debian::{Machine, Root};
+use dispatcher_tests::scenario::one_backend;
 use dispatcher_tests::scratch::Scratch;
 use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::stopped::StoppedThread;
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::{Family, Lab};
 use dispatcher_tests::{PATIENCE, client, eventually, package};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,14 +31,6 @@ const EXAMPLES: &str = "/usr/share/doc/dispatcher/examples";
 const EXPOSURE_MAX: u32 = 27;
 /// The unit's WatchdogSec, and some time to stop and start.
 const WATCHDOG: Duration = Duration::from_secs(40);
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
 
 fn configured(root: &Root, lab: &Lab, queue_capacity: u32) {
     let mut config = Config::new(lab, Family::V4, 4);
@@ -71,7 +64,7 @@ fn it_installs_serves_and_leaves_without_a_trace() {
     let root = Root::fresh().unwrap();
     fs::copy(&package, root.path().join("tmp/dispatcher.deb")).unwrap();
     let before = root.files().unwrap();
-    let lab = lab();
+    let lab = one_backend();
     let server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
 
     let apt = ["apt-get", "--yes", "--no-install-recommends", "install"];

@@ -4,32 +4,25 @@ use dispatcher_common::header::TcpFlags;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{Daemon, Files, Manner};
 use dispatcher_tests::raw::RawClient;
+use dispatcher_tests::scenario::one_backend;
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::{Family, Lab};
 use dispatcher_tests::{PATIENCE, client, eventually};
 
-fn start<'lab>(lab: &'lab Lab, level: &str) -> Daemon<'lab> {
+fn start<'lab>(lab: &'lab Lab, family: Family, level: &str) -> Daemon<'lab> {
     let manner = Manner {
         environment: vec![("RUST_LOG".to_owned(), level.to_owned())],
         ..Manner::default()
     };
-    let files = Files::new(&Config::new(lab, Family::V4, 4)).unwrap();
+    let files = Files::new(&Config::new(lab, family, 4)).unwrap();
     Daemon::start_in(lab, files, manner).unwrap()
-}
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
 }
 
 #[test]
 fn at_level_debug_the_program_tells_what_it_punts_and_what_it_drops_and_why() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
-    let daemon = start(&lab, "info,dispatcher_ebpf=debug");
+    let daemon = start(&lab, Family::V4, "info,dispatcher_ebpf=debug");
     let service = lab.service(Family::V4, SERVICE_PORT);
     let raw = RawClient::new(&lab, 200, 30_001, service).unwrap();
     raw.send(&raw.segment(TcpFlags::ACK, 1, 1)).unwrap();
@@ -49,14 +42,9 @@ fn at_level_debug_the_program_tells_what_it_punts_and_what_it_drops_and_why() {
 
 #[test]
 fn at_level_debug_it_tells_of_ipv6_as_of_ipv4() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
-    let manner = Manner {
-        environment: vec![("RUST_LOG".to_owned(), "dispatcher_ebpf=debug".to_owned())],
-        ..Manner::default()
-    };
-    let files = Files::new(&Config::new(&lab, Family::V6, 4)).unwrap();
-    let daemon = Daemon::start_in(&lab, files, manner).unwrap();
+    let daemon = start(&lab, Family::V6, "dispatcher_ebpf=debug");
     let service = lab.service(Family::V6, SERVICE_PORT);
     let held = lab.client(0).enter(|| client::connect(service)).unwrap();
     let own = held.local_addr().unwrap();
@@ -72,9 +60,9 @@ fn at_level_debug_it_tells_of_ipv6_as_of_ipv4() {
 
 #[test]
 fn at_level_info_the_program_tells_nothing() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
-    let mut daemon = start(&lab, "info");
+    let mut daemon = start(&lab, Family::V4, "info");
     let service = lab.service(Family::V4, SERVICE_PORT);
     let mut held = lab.client(0).enter(|| client::connect(service)).unwrap();
     assert_eq!(client::exchange(&mut held, b"hello").unwrap(), b"hello");

@@ -15,22 +15,14 @@ use std::{fs, io, thread};
 
 use dispatcher_tests::config::{BACKEND_PORT, Config, METRICS, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
-use dispatcher_tests::scenario::assert_settles;
+use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::{Family, Lab};
 use dispatcher_tests::{PATIENCE, client, eventually};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
 
 /// Clients of the admin socket that do as they should not.
 const ABUSERS: usize = 1000;
@@ -201,7 +193,7 @@ fn median(lab: &Lab, service: SocketAddr) -> Duration {
 
 #[test]
 fn a_thousand_abusers_delay_no_connection_and_keep_no_operator_out() {
-    let lab = lab();
+    let lab = one_backend();
     let server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
     let mut daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 64)).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
@@ -259,7 +251,7 @@ fn first_line(daemon: &Daemon, request: &[u8]) -> String {
 
 #[test]
 fn heads_and_bodies_beyond_16_kib_are_refused() {
-    let lab = lab();
+    let lab = one_backend();
     let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let head = |length: usize| {
         let start = "GET /v1/status HTTP/1.1\r\nhost: d\r\nx: ";
@@ -317,7 +309,7 @@ const CANNOT_CONNECT: Option<i32> = Some(7);
 
 #[test]
 fn mode_and_ownership_keep_others_out() {
-    let lab = lab();
+    let lab = one_backend();
     let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let socket = &daemon.files().socket;
     let file = fs::symlink_metadata(socket).unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dispatcher_tests::config::{Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
-use dispatcher_tests::scenario::{assert_settles, on_all};
+use dispatcher_tests::scenario::{assert_settles, on_all, one_backend};
 use dispatcher_tests::server;
 use dispatcher_tests::terminal::Terminal;
 use dispatcher_tests::topology::{Family, Lab, Topology};
@@ -19,14 +19,6 @@ use dispatcher_tests::{PATIENCE, client, eventually};
 fn connect(lab: &Lab, family: Family) -> TcpStream {
     let service = lab.service(family, SERVICE_PORT);
     lab.client(0).enter(|| client::connect(service)).unwrap()
-}
-
-fn one_backend() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
 }
 
 #[track_caller]

@@ -12,23 +12,15 @@ use dispatcher_tests::narrows::Narrows;
 use dispatcher_tests::netns::Namespace;
 use dispatcher_tests::packet::{Family as PacketFamily, Host, Packet};
 use dispatcher_tests::raw::Crowd;
-use dispatcher_tests::scenario::assert_settles;
+use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::server::{self, Count, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::Family;
 use dispatcher_tests::{PATIENCE, each_at_once, eventually};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const MEGABYTE: u64 = 1 << 20;
 /// Above the least that IPv6 allows.
 const NARROW: u16 = 1300;
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
 
 /// Takes a megabyte, answers with its digest, and sends a megabyte.
 fn both_ways(stream: &mut TcpStream, _: &Count) -> std::io::Result<()> {
@@ -83,7 +75,7 @@ fn dropped(daemon: &Daemon<'_>, reason: &str) -> f64 {
 
 fn narrow(place: Where) {
     each_at_once(FAMILIES, |family| {
-        let lab = lab();
+        let lab = one_backend();
         let (client, backend) = (lab.client(0), lab.backend(0));
         let _narrows = match place {
             Where::BeforeClient => Some(Narrows::before(&lab, client, NARROW).unwrap()),
@@ -157,7 +149,7 @@ fn the_dispatchers_own_narrow_way_to_clients_is_found() {
 #[test]
 fn an_interface_that_gets_narrower_stops_no_upload() {
     each_at_once(FAMILIES, |family| {
-        let lab = lab();
+        let lab = one_backend();
         let _server = Server::start(lab.backend(0), BACKEND_PORT, server::sink).unwrap();
         let daemon = Daemon::start(&lab, &Config::new(&lab, family, 4)).unwrap();
         let service = lab.service(family, SERVICE_PORT);
@@ -192,7 +184,7 @@ fn host(address: SocketAddr) -> Host {
 fn forged_errors_change_nothing() {
     const FORGED: u32 = 64;
     each_at_once(FAMILIES, |family| {
-        let lab = lab();
+        let lab = one_backend();
         let server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
         let daemon = Daemon::start(&lab, &Config::new(&lab, family, 4)).unwrap();
         let service = lab.service(family, SERVICE_PORT);
@@ -244,7 +236,7 @@ fn forged_errors_change_nothing() {
 #[test]
 fn a_ping_of_the_service_is_answered_whoever_has_the_address() {
     each_at_once(FAMILIES, |family| {
-        let lab = lab();
+        let lab = one_backend();
         let daemon = Daemon::start(&lab, &Config::new(&lab, family, 4)).unwrap();
         let vip = lab.vip(family).to_string();
         let ping = |size: &str| {

@@ -3,12 +3,12 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dispatcher_tests::config::{Config, SERVICE_PORT};
-use dispatcher_tests::daemon::{self, Daemon, Files, ensure_detached, has_program};
+use dispatcher_tests::daemon::{self, Daemon, Files, assert_refused, ensure_detached, has_program};
 use dispatcher_tests::port_program::{PinnedProgram, PortProgram};
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
@@ -137,19 +137,6 @@ fn stopped_under_load_and_started_again_it_counts_what_the_backends_have() {
     drop(held);
     assert_settles(&daemon);
     daemon.finish().unwrap();
-}
-
-#[track_caller]
-fn assert_refused(output: &Output, words: &[&str]) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    let line = text.lines().last().unwrap_or_default();
-    for word in words {
-        assert!(
-            line.contains(word),
-            "no {word:?} in the last line of:\n{text}"
-        );
-    }
 }
 
 #[test]

@@ -6,21 +6,13 @@ use std::net::Shutdown;
 use dispatcher_tests::client;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{Daemon, ensure_detached, has_program};
-use dispatcher_tests::scenario::assert_settles;
+use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
+use dispatcher_tests::topology::Family;
 
 #[test]
 fn bpftool_prints_flows_by_field_name() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::hold).unwrap();
     let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
@@ -36,7 +28,7 @@ fn bpftool_prints_flows_by_field_name() {
 
 #[test]
 fn the_flows_command_shows_the_client() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::hold).unwrap();
     let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
@@ -49,7 +41,7 @@ fn the_flows_command_shows_the_client() {
 
 #[test]
 fn an_established_connection_outlives_a_crash_and_is_counted_by_the_next_daemon() {
-    let lab = lab();
+    let lab = one_backend();
     let server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
     let mut config = Config::new(&lab, Family::V4, 1);
     config.on_exit = "keep";
@@ -77,7 +69,7 @@ fn an_established_connection_outlives_a_crash_and_is_counted_by_the_next_daemon(
 
 #[test]
 fn detaching_on_exit_leaves_no_program() {
-    let lab = lab();
+    let lab = one_backend();
     let mut daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     assert!(has_program(lab.dispatcher()).unwrap());
     assert!(daemon.stop().unwrap().success());

@@ -7,21 +7,13 @@ use dispatcher_common::verdict::DropReason;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::raw::RawClient;
-use dispatcher_tests::scenario::assert_settles;
+use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::Family;
 use dispatcher_tests::{PATIENCE, client, eventually};
 
 const ISN: u32 = 0xffff_fff0;
 const BRIEFLY: Duration = Duration::from_millis(200);
-
-fn one_backend() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
 
 #[test]
 fn a_request_repeated_while_it_waits_keeps_its_place_and_is_admitted_once() {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use aya::maps::{Array, Map, MapData};
 use dispatcher_common::control::{Control, LAYOUT};
 use dispatcher_tests::churn::Stop;
 use dispatcher_tests::config::{BACKEND_PORT, Backend, Config, METRICS, SERVICE_PORT};
-use dispatcher_tests::daemon::{Daemon, Files};
+use dispatcher_tests::daemon::{Daemon, Files, assert_refused};
 use dispatcher_tests::kernel::tcp_counter;
 use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
@@ -216,16 +215,6 @@ fn a_start_with_another_configuration_keeps_every_flow_and_counts_it_where_it_is
     drop(held);
     assert_settles(&daemon);
     daemon.finish().unwrap();
-}
-
-#[track_caller]
-fn assert_refused(output: &Output, words: &[&str]) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    let line = text.lines().last().unwrap_or_default();
-    for word in words {
-        assert!(line.contains(word), "no {word:?} in:\n{text}");
-    }
 }
 
 #[test]

@@ -10,23 +10,15 @@ use anyhow::{Context, Result};
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{self, Daemon, Files, Manner};
 use dispatcher_tests::privilege::{self, RUNNING};
-use dispatcher_tests::scenario::assert_settles;
+use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::scratch::Scratch;
 use dispatcher_tests::server::{self, Server};
 use dispatcher_tests::stopped::StoppedThread;
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::Family;
 use dispatcher_tests::{PATIENCE, client, eventually};
 use serde_json::Value;
 
 const UNIT: &str = include_str!("../packaging/dispatcher.service");
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
 
 /// What the unit says for a key.
 fn of_unit(key: &str) -> &'static str {
@@ -118,7 +110,7 @@ impl Notifications {
 
 #[test]
 fn with_the_capabilities_of_the_unit_it_starts_and_with_fewer_it_serves_restarts_and_adopts() {
-    let lab = lab();
+    let lab = one_backend();
     let server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
     let mut config = Config::new(&lab, Family::V4, 2);
     config.on_exit = "keep";
@@ -153,7 +145,7 @@ fn with_the_capabilities_of_the_unit_it_starts_and_with_fewer_it_serves_restarts
 #[test]
 fn a_stuck_admission_thread_starves_the_watchdog_and_a_quiet_one_feeds_it() {
     const WATCHDOG: Duration = Duration::from_secs(2);
-    let lab = lab();
+    let lab = one_backend();
     let manager = Notifications::new().unwrap();
     let files = Files::new(&Config::new(&lab, Family::V4, 2)).unwrap();
     let mut daemon = Daemon::start_in(&lab, files, manager.manner(WATCHDOG)).unwrap();
@@ -184,7 +176,7 @@ fn a_stuck_admission_thread_starves_the_watchdog_and_a_quiet_one_feeds_it() {
 
 #[test]
 fn the_log_has_a_line_for_each_change_and_none_for_each_packet() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
     let mut config = Config::new(&lab, Family::V4, 2);
     config.web().backends[0].initial = Some(1);
@@ -246,7 +238,7 @@ fn the_log_has_a_line_for_each_change_and_none_for_each_packet() {
 
 #[test]
 fn without_any_one_of_the_capabilities_it_does_not_start() {
-    let lab = lab();
+    let lab = one_backend();
     let files = Files::new(&Config::new(&lab, Family::V4, 1)).unwrap();
     let limits = limited().through;
     let at = limits

@@ -7,19 +7,12 @@ use dispatcher_tests::browser::Browser;
 use dispatcher_tests::client;
 use dispatcher_tests::config::{BACKEND_PORT, Config, METRICS, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
+use dispatcher_tests::scenario::one_backend;
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::{Family, Lab, Topology};
+use dispatcher_tests::topology::{Family, Lab};
 
 /// For what comes with the next sample, on a loaded machine.
 const SOON: Duration = Duration::from_secs(20);
-
-fn lab() -> Lab {
-    let topology = Topology {
-        backends: 1,
-        ..Topology::default()
-    };
-    topology.up().unwrap()
-}
 
 fn opened(lab: &Lab) -> Browser {
     let mut browser = Browser::start(lab.dispatcher()).unwrap();
@@ -48,7 +41,7 @@ fn drawn(path: &str) -> String {
 
 #[test]
 fn the_page_draws_connections_ceiling_and_queue_and_follows_them() {
-    let lab = lab();
+    let lab = one_backend();
     let _server = Server::start(lab.backend(0), BACKEND_PORT, server::hold).unwrap();
     let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let mut browser = opened(&lab);
@@ -89,7 +82,7 @@ fn the_page_draws_connections_ceiling_and_queue_and_follows_them() {
 
 #[test]
 fn the_page_tells_when_the_daemon_is_gone_and_goes_on_with_the_next() {
-    let lab = lab();
+    let lab = one_backend();
     let mut daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let mut browser = opened(&lab);
     assert_eq!(browser.value(&shown("#gone")).unwrap(), false);
@@ -108,7 +101,7 @@ fn the_page_tells_when_the_daemon_is_gone_and_goes_on_with_the_next() {
 
 #[test]
 fn the_page_fits_a_phone_is_light_and_dark_and_runs_no_foreign_script() {
-    let lab = lab();
+    let lab = one_backend();
     let _daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
     let mut browser = opened(&lab);
     let mut grounds = Vec::new();

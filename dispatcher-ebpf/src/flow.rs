@@ -141,7 +141,7 @@ fn refuses(flow: &Flow, segment: &Segment) -> bool {
 /// The SYN of a flow has failed, however that was learned: user space is told, once. For a flow
 /// that has no answer yet, while a daemon runs.
 #[inline(always)]
-pub fn fail(forward: &Flow, reply: &Flow) {
+fn fail(forward: &Flow, reply: &Flow) {
     let bits = Phase::REFUSED;
     // SAFETY: both words lie in live elements and are only ever written by atomic operations.
     let before = Phase(unsafe { atomic::fetch_or(forward.phase_word(), bits.0) });

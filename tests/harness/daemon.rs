@@ -409,6 +409,20 @@ impl Drop for Daemon<'_> {
     }
 }
 
+/// Asserts that a command failed, and that its last line has all of these words.
+#[track_caller]
+pub fn assert_refused(output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let line = text.lines().last().unwrap_or_default();
+    for word in words {
+        assert!(
+            line.contains(word),
+            "no {word:?} in the last line of:\n{text}"
+        );
+    }
+}
+
 /// Fails if an interface in there still has an XDP program after a while: the kernel detaches one
 /// a moment after its last reference is gone, not at once.
 pub fn ensure_detached(namespace: &Namespace) -> Result<()> {

@@ -16,6 +16,15 @@ use crate::{PATIENCE, client, each_at_once, eventually};
 /// Long enough for requests to pile up, short enough to run often.
 const SERVICE_TIME: Duration = Duration::from_millis(10);
 
+/// A lab with one back-end, and else as it is by default.
+pub fn one_backend() -> Lab {
+    let topology = Topology {
+        backends: 1,
+        ..Topology::default()
+    };
+    topology.up().unwrap()
+}
+
 /// Many clients at once, each over a connection of its own, all are answered; no back-end ever has
 /// more than `ceiling` connections, by its own count and by what passed its wire; every frame's
 /// checksums are right; back-ends see the clients' own addresses; nothing is left when it is over.

@@ -43,7 +43,7 @@ pub(super) fn ceiling(mut table: Table<'_>, queue_capacity: u32) -> (Settings, O
         Policy::Gradient(Gradient::default()),
         Policy::Agent(ceiling::Agent::default()),
     ];
-    let policies = policies.map(|policy| (policy.label(), Some(policy)));
+    let policies = policies.map(|policy| (policy.label(), policy));
     let given = table.optional("policy", choice(&policies));
     if given.is_none() && table.has("policy") {
         // Which keys belong to it nobody can tell.
@@ -119,7 +119,7 @@ fn queue_depth(table: &mut Table<'_>, parameters: &mut QueueDepth, queue_capacit
 
 fn response_band(table: &mut Table<'_>, parameters: &mut ResponseTime) {
     let metrics = [Metric::Mean, Metric::P50, Metric::P99, Metric::Max];
-    let metrics = metrics.map(|metric| (metric.label(), Some(metric)));
+    let metrics = metrics.map(|metric| (metric.label(), metric));
     parameters.metric = table.value("metric", parameters.metric, choice(&metrics));
     let what = "a response time below which more is given, such as \"20ms\"";
     let low = table.required("low", what, response_time);
@@ -161,7 +161,7 @@ fn gradient(table: &mut Table<'_>, parameters: &mut Gradient, interval: Duration
 
 /// Nothing only if a problem was noted.
 fn read_agent(mut table: Table<'_>, parameters: &mut ceiling::Agent) -> Option<Agent> {
-    let kinds = [("tcp", Some(true)), ("http", Some(false))];
+    let kinds = [("tcp", true), ("http", false)];
     let is_tcp = table.required("kind", r#""tcp" or "http""#, choice(&kinds));
     let is_tcp = is_tcp.map(|located| located.value);
     let port = if is_tcp == Some(true) {

@@ -15,9 +15,9 @@ const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(2);
 
 pub(super) fn flood(mut table: Table<'_>, queue_capacity: u32) -> Flood {
     let modes = [
-        ("auto", Some(FloodMode::Auto)),
-        ("on", Some(FloodMode::On)),
-        ("off", Some(FloodMode::Off)),
+        ("auto", FloodMode::Auto),
+        ("on", FloodMode::On),
+        ("off", FloodMode::Off),
     ];
     let mode = table.value("mode", FloodMode::Auto, choice(&modes));
     let rate = table.value(

@@ -23,7 +23,7 @@ const STATUS_DEFAULT: RangeInclusive<u16> = 200..=399;
 /// The health of a service's back-ends. Where nothing is checked, what says how is read all the
 /// same: checks are turned off and on by one word.
 pub(super) fn health(mut table: Table<'_>, service: Option<SocketAddr>) -> Health {
-    let kinds = ["tcp", "http", "off"].map(|kind| (kind, Some(kind)));
+    let kinds = ["tcp", "http", "off"].map(|kind| (kind, kind));
     let given = table.optional("kind", choice(&kinds));
     // Which keys belong to a kind that does not read nobody can tell.
     let default = if table.has("kind") { "off" } else { "tcp" };
@@ -70,7 +70,7 @@ pub(super) fn health(mut table: Table<'_>, service: Option<SocketAddr>) -> Healt
         HealthKind::Tcp | HealthKind::Http { .. } => PASSIVE_DEFAULT,
     };
     let passive = table.value("passive", passive, integer(0..=PASSIVE_MAX, ""));
-    let on_downs = [("keep", Some(OnDown::Keep)), ("reset", Some(OnDown::Reset))];
+    let on_downs = [("keep", OnDown::Keep), ("reset", OnDown::Reset)];
     let on_down = table.value("on_down", OnDown::Keep, choice(&on_downs));
     table.finish();
     Health {

@@ -130,30 +130,20 @@ pub(super) fn percent(
     }
 }
 
-/// One word of a list; a word without a value is known, but not available in this build.
+/// One word of a list.
 pub(super) fn choice<'c, T: Clone>(
-    choices: &'c [(&'static str, Option<T>)],
+    choices: &'c [(&'static str, T)],
 ) -> impl FnOnce(&DeValue<'_>) -> Result<T, String> + 'c {
     move |value| {
-        let listed = |available: bool| {
-            let words = choices
-                .iter()
-                .filter(|(_, choice)| choice.is_some() == available);
-            words
-                .map(|(word, _)| format!("{word:?}"))
-                .collect::<Vec<_>>()
-                .join(" or ")
-        };
         let word = value.as_str();
-        match choices.iter().find(|(known, _)| Some(*known) == word) {
-            Some((_, Some(choice))) => Ok(choice.clone()),
-            Some((_, None)) => Err(format!(
-                "is {}, which this build does not have; it must be {}",
-                describe(value),
-                listed(true)
-            )),
-            None => Err(must_be(value, &listed(true))),
-        }
+        let chosen = choices.iter().find(|(known, _)| Some(*known) == word);
+        chosen.map(|(_, choice)| choice.clone()).ok_or_else(|| {
+            let words: Vec<_> = choices
+                .iter()
+                .map(|(word, _)| format!("{word:?}"))
+                .collect();
+            must_be(value, &words.join(" or "))
+        })
     }
 }
 

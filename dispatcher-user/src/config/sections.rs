@@ -86,23 +86,17 @@ fn metrics(mut table: Table<'_>) -> Metrics {
 fn dataplane(mut table: Table<'_>) -> Option<Dataplane> {
     let interfaces = interfaces(&mut table);
     let attach_modes = [
-        ("auto", Some(AttachMode::Auto)),
-        ("native", Some(AttachMode::Native)),
-        ("generic", Some(AttachMode::Generic)),
+        ("auto", AttachMode::Auto),
+        ("native", AttachMode::Native),
+        ("generic", AttachMode::Generic),
     ];
     let xsk_modes = [
-        ("auto", Some(XskMode::Auto)),
-        ("copy", Some(XskMode::Copy)),
-        ("zero-copy", Some(XskMode::ZeroCopy)),
+        ("auto", XskMode::Auto),
+        ("copy", XskMode::Copy),
+        ("zero-copy", XskMode::ZeroCopy),
     ];
-    let on_exits = [
-        ("keep", Some(OnExit::Keep)),
-        ("detach", Some(OnExit::Detach)),
-    ];
-    let unattendeds = [
-        ("drop", Some(Unattended::Drop)),
-        ("pass", Some(Unattended::Pass)),
-    ];
+    let on_exits = [("keep", OnExit::Keep), ("detach", OnExit::Detach)];
+    let unattendeds = [("drop", Unattended::Drop), ("pass", Unattended::Pass)];
 
     let attach_mode = table.value("attach_mode", AttachMode::Auto, choice(&attach_modes));
     let xsk_mode = table.value("xsk_mode", XskMode::Auto, choice(&xsk_modes));

@@ -79,10 +79,10 @@ impl Whole<'_> {
 fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<Service> {
     let (name, address) = whole.identities.read(&mut table, index);
     let balances = [
-        ("round-robin", Some(Balance::RoundRobin)),
-        ("least-connections", Some(Balance::LeastConnections)),
-        ("least-response-time", Some(Balance::LeastResponseTime)),
-        ("source-hash", Some(Balance::SourceHash)),
+        ("round-robin", Balance::RoundRobin),
+        ("least-connections", Balance::LeastConnections),
+        ("least-response-time", Balance::LeastResponseTime),
+        ("source-hash", Balance::SourceHash),
     ];
     let balance = table.value("balance", Balance::RoundRobin, choice(&balances));
     let queue = queue(table.section("queue"));
@@ -108,10 +108,7 @@ fn service(index: usize, mut table: Table<'_>, whole: &mut Whole<'_>) -> Option<
 }
 
 fn queue(mut table: Table<'_>) -> Queue {
-    let overflows = [
-        ("refuse", Some(Overflow::Refuse)),
-        ("drop", Some(Overflow::Drop)),
-    ];
+    let overflows = [("refuse", Overflow::Refuse), ("drop", Overflow::Drop)];
     let capacity = table.value(
         "capacity",
         QUEUE_CAPACITY_DEFAULT,
