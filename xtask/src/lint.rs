@@ -1,4 +1,5 @@
-//! Everything that judges the source without running it. Changes nothing.
+//! Everything that judges the source: without running it, but for what the program costs. Changes
+//! nothing.
 
 use std::process::Command;
 
@@ -13,13 +14,14 @@ type Step = fn(Runner) -> Result<()>;
 
 /// Takes every step, whatever an earlier one found.
 pub fn run(runner: Runner) -> Result<()> {
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("tidy", |_| tidy::run()),
         ("format", format),
         ("clippy for BPF", clippy_for_bpf),
         ("clippy", clippy),
         ("documentation", documentation),
         ("dependencies", dependencies),
+        ("cost of the program", cost_of_the_program),
     ];
     let mut failed = Vec::new();
     for (name, step) in steps {
@@ -59,6 +61,13 @@ fn documentation(runner: Runner) -> Result<()> {
             .args(["--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
+}
+
+/// The verifier counts it, so the program is loaded, for which root is needed.
+fn cost_of_the_program(runner: Runner) -> Result<()> {
+    let root = cargo::elevating_runner().context("the program cannot be loaded")?;
+    let mut cargo = cargo::command("test");
+    runner.run(cargo.args(["--workspace", "--test", "verifier"]).envs(root))
 }
 
 fn component(name: &str, subcommand: &str) -> Result<()> {

@@ -64,7 +64,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Make a tarball and a Debian package for users.
     Dist(dist::Options),
-    /// Formatting, clippy for host and BPF, documentation, dependencies, invariants.
+    /// Formatting, clippy for host and BPF, documentation, dependencies, invariants, what the
+    /// program costs.
     Lint,
     /// Check the invariants of the architecture that can be read off the source.
     Tidy,
