@@ -1,15 +1,15 @@
-//! What the XDP program costs a packet, by `BPF_PROG_TEST_RUN`, beside the least program that looks
-//! up the same key in the same table. `cargo bench -p dispatcher-tests --bench program [-- --json]`
+//! What the XDP program costs a packet, by `BPF_PROG_TEST_RUN`, beside the floor: the least program
+//! that translates the same packet, with a table of the same size.
+//! `cargo bench -p dispatcher-tests --bench program [-- --json]`
 //!
-//! A test run that repeats hands the program what it made of the frame before. So the entry that
-//! rewrites service to back-end stands beside one that rewrites it back: every run is a hit with
-//! the full rewrite, and the frame's TTL of 255 bounds a batch to 200 runs. For many flows the
-//! entries form a ring: each turns the packet into one of the next flow, so that no run finds its
-//! entry in the cache. A packet starts or stops a clock only once, so those rows have a small ring
-//! with a flow for each run of a batch, put back as it was before each round; what a clock costs
-//! shows beside the same ring with packets that start and stop nothing. Rounds over all rows
-//! alternate, so that what disturbs the machine disturbs all of them; the median of the rounds is
-//! printed.
+//! The rows are those of the kernel's own bench of a load balancer (`bench xdp-lb`, its names
+//! beside ours) which can be asked of a dispatcher of TCP that keeps flows, and ours.
+//!
+//! Every run begins with the same headers, and with another client where there are many: see
+//! [`dispatcher_tests::test_run`], whose cost is subtracted. A packet that changes its flow does so
+//! only once; such rows have a flow for each run of a batch, and these are put back as they were
+//! before each batch. Rounds over all rows alternate, so that what disturbs the machine disturbs
+//! all of them; the median of the rounds is printed.
 //!
 //! No driver and no wire is part of this, and an action (`XDP_TX`, redirect) is only asked for.
 
@@ -18,261 +18,397 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey, FlowPair};
 use dispatcher_common::maps::{FLOW_CAPACITY_DEFAULT, FLOWS};
 use dispatcher_common::measure::Kind;
-use dispatcher_common::rewrite::Translation;
 use dispatcher_common::tcp::Phase;
-use dispatcher_tests::floor::{Floor, FloorProgram};
+use dispatcher_tests::floor::Floor;
 use dispatcher_tests::packet::{
-    BACKEND_ONE, CLIENT_ONE, CLIENT_TWO, FAMILIES, Family, Packet, STRANGER, SYN, VIP_ONE,
+    BACKEND_ONE, CLIENT_ONE, FAMILIES, FIN_ACK, Family, Host, Packet, RST_ACK, STRANGER, SYN,
+    VIP_ONE, arp, verify,
 };
 use dispatcher_tests::program::{
     Action, BACKEND, ELSEWHERE, INGRESS, Program, PuntSocket, Sizes, ip, spec,
 };
+use dispatcher_tests::test_run::{Restorer, Start, client};
 
-const REPEAT: u32 = 200;
+/// Runs in a batch: a power of two, so that each visits another of as many flows.
+const REPEAT: u32 = 256;
 const ROUNDS: usize = 1000;
+/// Live flows, a setting each: with one, all other rows are measured.
+const LIVE: [u32; 4] = [1, 1 << 12, 1 << 16, 1 << 18];
+/// Clients that ask anew.
+const STRANGERS: u32 = 1 << 24;
+
 const STEADY: Phase = Phase::ANSWERED.with(Phase::ESTABLISHED);
-/// Flows of the ring, and the distance from one to the next: odd, so that the ring visits all, and
-/// far, so that neighbours in the table are not neighbours in the ring.
-const RING: u32 = 1 << 16;
-const STRIDE: u32 = 25_717;
+/// What both ends have sent and acknowledged.
+const SENT: u32 = 1_000_000;
+/// Ports of a client, one for each kind of row that needs flows of its own.
+const BACK_OUT: u16 = 40_100;
+const CHANGING: u16 = 40_200;
+
+/// Slots of the restorer.
+const PROGRAM: u32 = 0;
 
 struct Row {
     name: String,
+    /// The row of `bench xdp-lb` that asks the same.
+    like: &'static str,
     family: Family,
-    /// Frames, one for each round in turn.
-    frames: Vec<Vec<u8>>,
+    start: Start,
     expected: Action,
-    /// The row that it is measured against.
-    floor: Floor,
-    /// Entries to put back before each round.
+    expected_of_floor: Action,
+    /// Entries to put back before each batch.
     fresh: Vec<(FlowKey, FlowEntry)>,
     samples: Vec<u64>,
+    of_floor: Vec<u64>,
 }
 
-fn row(name: &str, family: Family, packet: &Packet, expected: Action) -> Row {
-    Row {
-        name: name.into(),
-        family,
-        frames: vec![packet.clone().over(family).ttl(255).build()],
-        expected,
-        floor: Floor::Lookup(family),
-        fresh: Vec::new(),
-        samples: Vec::new(),
+impl Row {
+    fn new(name: &str, like: &'static str, packet: &Packet, family: Family) -> Self {
+        Self::of_frame(name, like, packet.clone().over(family).build(), family)
+    }
+
+    fn of_frame(name: &str, like: &'static str, frame: Vec<u8>, family: Family) -> Self {
+        Self {
+            name: name.into(),
+            like,
+            family,
+            start: Start {
+                frame,
+                clients: 1,
+                client_at: client_at(family, Direction::Forward),
+            },
+            expected: Action::Pass,
+            expected_of_floor: Action::Pass,
+            fresh: Vec::new(),
+            samples: Vec::new(),
+            of_floor: Vec::new(),
+        }
+    }
+
+    fn expect(self, expected: Action) -> Self {
+        Self { expected, ..self }
+    }
+
+    /// A packet of a flow, which the floor translates, too.
+    fn hit(self, expected: Action) -> Self {
+        Self {
+            expected,
+            expected_of_floor: Action::Redirect,
+            ..self
+        }
+    }
+
+    fn clients(mut self, clients: u32, direction: Direction) -> Self {
+        self.start.clients = clients;
+        self.start.client_at = client_at(self.family, direction);
+        self
     }
 }
 
-fn steady(pair: &mut FlowPair, ifindex: u32) {
-    for entry in [&mut pair.forward, &mut pair.reply] {
-        entry.phase = STEADY.0;
-        entry.next_hop.ifindex = ifindex;
+/// Where in a frame the last four bytes of the client's address are.
+const fn client_at(family: Family, direction: Direction) -> usize {
+    match (family, direction) {
+        (Family::V4, Direction::Forward) => 26,
+        (Family::V4, Direction::Reply) => 30,
+        (Family::V6, Direction::Forward) => 34,
+        (Family::V6, Direction::Reply) => 50,
     }
 }
 
-/// Installs a flow both of whose entries have one beside them that undoes the rewrite.
-fn install_there_and_back(program: &mut Program, family: Family, port: u16, ifindex: u32) {
-    let mut spec = spec(family);
-    spec.key = Packet::tcp(CLIENT_ONE.at(port), VIP_ONE).over(family).key();
-    let mut pair = FlowPair::new(&spec);
-    steady(&mut pair, ifindex);
-    let (vip, vip_port) = (spec.key.dst, spec.key.dst_port);
-    let there = pair.reply_key.reversed();
-    let undo_forward = Translation::to_backend(&there, vip, vip_port);
-    let back = spec.key.reversed();
-    let undo_reply = Translation::to_client(&back, spec.backend_addr, spec.backend_port);
-    let with = |entry: FlowEntry, translation| FlowEntry {
-        translation,
-        ..entry
-    };
-    program.put(&pair.forward_key, &pair.forward);
-    program.put(&pair.reply_key, &pair.reply);
-    program.put(&there, &with(pair.forward, undo_forward));
-    program.put(&back, &with(pair.reply, undo_reply));
+/// The client with a number, as the restorer has it.
+fn numbered(first: Host, number: u32) -> Host {
+    let mut v6 = first.v6.octets();
+    let last: [u8; 4] = v6[12..].try_into().expect("four bytes");
+    v6[12..].copy_from_slice(&client(last, number));
+    Host {
+        v4: client(first.v4.octets(), number).into(),
+        v6: v6.into(),
+        ..first
+    }
 }
 
-/// The packet of the ring's flow `n`: only the destination differs.
-fn of_ring(n: u32) -> Packet {
-    let [_, _, c, d] = n.to_be_bytes();
-    let mut host = BACKEND_ONE.at(9000);
-    host.v4 = std::net::Ipv4Addr::new(10, 77, c, d);
-    Packet::tcp(CLIENT_TWO, host)
+/// The program, the floors, and what runs them.
+struct Setting {
+    program: Program,
+    floors: [Floor; 2],
+    restorer: Restorer,
+    /// Both clocks of what surrounds the program: an empty run, restored and not.
+    restored: Vec<u64>,
+    bare: Vec<u64>,
+    rows: Vec<Row>,
+    _socket: PuntSocket,
 }
 
-fn install_ring(program: &mut Program) {
-    for n in 0..RING {
-        let key: FlowKey = of_ring(n).key();
-        let next = of_ring((n + STRIDE) % RING).key();
-        let mut spec = spec(Family::V4);
-        (spec.key, spec.backend_addr, spec.backend_port) = (key, next.dst, next.dst_port);
+impl Setting {
+    fn new() -> Self {
+        let mut program = Program::of(Sizes {
+            flows: FLOWS.max_entries,
+            events: 1 << 20,
+        });
+        let socket = PuntSocket::open();
+        program.attend(0, &socket);
+        program.link(INGRESS, 0, 1);
+        for kind in Kind::ALL {
+            program.measure(BACKEND, kind);
+        }
+        let floors = FAMILIES.map(|family| Floor::load(family, FLOWS.max_entries));
+        ip("link add bench type veth peer name bench-peer");
+        let interfaces =
+            ["bench", "bench-peer"].map(|name| nix::net::if_::if_nametoindex(name).unwrap());
+        let mut programs = vec![program.descriptor()];
+        programs.extend(floors.iter().map(|floor| floor.program.as_raw_fd()));
+        Self {
+            restorer: Restorer::load(&programs, interfaces),
+            program,
+            floors,
+            restored: Vec::new(),
+            bare: Vec::new(),
+            rows: Vec::new(),
+            _socket: socket,
+        }
+    }
+
+    /// Installs a steady flow in both tables.
+    fn install(&mut self, family: Family, client: Host, ifindex: u32) -> FlowPair {
+        let mut spec = spec(family);
+        spec.key = Packet::tcp(client, VIP_ONE).over(family).key();
         let mut pair = FlowPair::new(&spec);
-        steady(&mut pair, INGRESS);
-        program.put(&key, &pair.forward);
-    }
-}
-
-/// What the other end has acknowledged and sent in the small rings.
-const SENT: u32 = 1_000_000;
-
-/// A ring of as many flows as there are runs in a batch, each of which turns the packet into one of
-/// the next. The packet carries payload; `asked` is what each entry of its direction holds.
-fn small_ring(program: &mut Program, name: &str, direction: Direction, asked: u32) -> Row {
-    // Rings of one client each, so that no two have an entry in common.
-    let client = CLIENT_TWO.at(match (direction, asked) {
-        (Direction::Forward, 0) => 1,
-        (Direction::Forward, _) => 2,
-        (Direction::Reply, 0) => 3,
-        (Direction::Reply, _) => 4,
-    });
-    let host = |n: u32| {
-        let mut host = BACKEND_ONE.at(9001);
-        host.v4 = std::net::Ipv4Addr::new(10, 78, 0, n as u8);
-        host
-    };
-    let packet = |n: u32| {
-        let packet = match direction {
-            Direction::Forward => Packet::tcp(client, host(n)),
-            Direction::Reply => Packet::tcp(host(n), client),
-        };
-        packet.seq(SENT).ack(SENT).payload(&[b'.'; 100])
-    };
-    let mut fresh = Vec::new();
-    for n in 0..REPEAT {
-        let next = (n + 1) % REPEAT;
-        let mut spec = spec(Family::V4);
-        spec.key = Packet::tcp(client, host(n)).key();
-        spec.backend_addr = host(next).addr(Family::V4);
-        spec.backend_port = host(next).key_port();
-        let mut pair = FlowPair::new(&spec);
-        steady(&mut pair, INGRESS);
         for entry in [&mut pair.forward, &mut pair.reply] {
+            entry.phase = STEADY.0;
+            entry.next_hop.ifindex = ifindex;
             entry.track.seq_end = SENT;
             entry.track.ack = SENT;
-            entry.asked = asked;
+            entry.asked = 0;
         }
-        match direction {
-            Direction::Forward => {
-                program.put(&pair.reply_key, &pair.reply);
-                fresh.push((pair.forward_key, pair.forward));
-            }
-            Direction::Reply => {
-                let to = host(next);
-                let key = packet(n).key();
-                let translation = Translation::to_client(&key, to.addr(Family::V4), to.key_port());
-                let entry = FlowEntry {
-                    translation,
-                    ..pair.reply
-                };
-                fresh.push((key, entry));
-            }
+        self.program.put(&pair.forward_key, &pair.forward);
+        self.program.put(&pair.reply_key, &pair.reply);
+        let floor = &self.floors[family as usize];
+        for (key, entry, leaves_as) in [
+            (pair.forward_key, pair.forward, pair.reply_key.reversed()),
+            (pair.reply_key, pair.reply, pair.forward_key.reversed()),
+        ] {
+            floor.translate(&key, &leaves_as, &entry.next_hop);
         }
+        pair
     }
-    Row {
-        fresh,
-        ..row(name, Family::V4, &packet(0), Action::Tx)
-    }
-}
 
-fn rows(program: &mut Program) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for family in FAMILIES {
-        install_there_and_back(program, family, 1, INGRESS);
-        install_there_and_back(program, family, 2, ELSEWHERE);
-        let [tx, redirected] = [CLIENT_ONE.at(1), CLIENT_ONE.at(2)];
-        let forward = Packet::tcp(tx, VIP_ONE);
-        let reply = Packet::tcp(BACKEND_ONE, tx);
-        let redirect = Packet::tcp(redirected, VIP_ONE);
-        let request = Packet::tcp(CLIENT_TWO, VIP_ONE).flags(SYN);
-        let unknown = Packet::tcp(CLIENT_TWO, VIP_ONE);
-        let passed = Packet::tcp(CLIENT_TWO, STRANGER);
-        rows.extend([
-            row("flow, forward", family, &forward, Action::Tx),
-            row("flow, reply", family, &reply, Action::Tx),
-            row(
-                "flow, forward, redirect",
-                family,
-                &redirect,
-                Action::Redirect,
-            ),
-            row("request, to AF_XDP", family, &request, Action::Redirect),
-            row("no flow, dropped", family, &unknown, Action::Drop),
-            row("not ours, passed", family, &passed, Action::Pass),
+    /// Rows of packets that change nothing, of so many flows.
+    fn hits(&mut self, live: u32, family: Family) {
+        for number in 0..live {
+            self.install(family, numbered(CLIENT_ONE, number), ELSEWHERE);
+        }
+        let like = match (live, family) {
+            (1, Family::V4) => "tcp-v4-lru-hit",
+            (1, Family::V6) => "tcp-v6-lru-hit",
+            (4096, Family::V4) => "tcp-v4-lru-diverse",
+            (4096, Family::V6) => "tcp-v6-lru-diverse",
+            _ => "",
+        };
+        let steady = |packet: Packet| packet.seq(SENT).ack(SENT);
+        let forward = steady(Packet::tcp(CLIENT_ONE, VIP_ONE));
+        let reply = steady(Packet::tcp(BACKEND_ONE, CLIENT_ONE));
+        let of = match live {
+            1 => String::new(),
+            live => format!(", {} Ki flows", live >> 10),
+        };
+        self.rows.extend([
+            Row::new(&format!("flow, forward{of}"), like, &forward, family)
+                .hit(Action::Redirect)
+                .clients(live, Direction::Forward),
+            Row::new(&format!("flow, reply{of}"), like, &reply, family)
+                .hit(Action::Redirect)
+                .clients(live, Direction::Reply),
         ]);
     }
-    rows.extend([
-        small_ring(program, "request goes on", Direction::Forward, 1),
-        small_ring(program, "request starts", Direction::Forward, 0),
-        small_ring(program, "response goes on", Direction::Reply, 0),
-        small_ring(program, "response stops", Direction::Reply, 1),
-    ]);
-    install_ring(program);
-    let starts = (0..ROUNDS as u32).map(|n| n.wrapping_mul(48_271) % RING);
-    let frames = starts.map(|n| of_ring(n).ttl(255).build()).collect();
-    let name = format!("one of {} Ki flows", RING >> 10);
-    rows.push(Row {
-        frames,
-        floor: Floor::Chase,
-        ..row(&name, Family::V4, &of_ring(0), Action::Tx)
-    });
-    rows
-}
 
-struct FloorRow {
-    floor: Floor,
-    program: FloorProgram,
-    frames: Vec<Vec<u8>>,
-    samples: Vec<u64>,
-}
-
-/// A new interface, to have somewhere to attach to.
-fn interface(name: &str) -> u32 {
-    ip(&format!("link add {name} type veth peer name {name}-peer"));
-    nix::net::if_::if_nametoindex(name).unwrap()
-}
-
-fn floors(rows: &[Row], flows: RawFd) -> Vec<FloorRow> {
-    let kinds = [
-        Floor::Empty,
-        Floor::Lookup(Family::V4),
-        Floor::Lookup(Family::V6),
-        Floor::Chase,
-    ];
-    let floor = |floor: Floor| {
-        let row = rows
-            .iter()
-            .find(|row| row.floor == floor)
-            .unwrap_or(&rows[0]);
-        let mut program = floor.load(flows);
-        program.attach(interface(
-            &format!("{floor:?}").to_lowercase().replace(['(', ')'], ""),
-        ));
-        FloorRow {
-            floor,
-            program,
-            // Not in the same order, or it would warm the cache for the row that follows.
-            frames: row.frames.iter().rev().cloned().collect(),
-            samples: Vec::new(),
+    /// Rows of packets each of which changes its flow.
+    fn changes(&mut self) {
+        let family = Family::V4;
+        let mut pairs = Vec::new();
+        for number in 0..REPEAT {
+            let host = numbered(CLIENT_ONE.at(CHANGING), number);
+            pairs.push(self.install(family, host, ELSEWHERE));
         }
-    };
-    kinds.map(floor).into()
-}
-
-fn measure(program: &mut Program, rows: &mut [Row], floors: &mut [FloorRow]) {
-    for round in 0..ROUNDS {
-        for floor in &mut *floors {
-            let frame = &floor.frames[round % floor.frames.len()];
-            let (nanoseconds, action) = floor.program.time(frame, REPEAT);
-            let hit = if floor.floor == Floor::Empty { 1 } else { 3 };
-            assert_eq!(action, hit, "{:?}: the last run is a hit", floor.floor);
-            floor.samples.push(nanoseconds);
-        }
-        for row in &mut *rows {
-            for (key, entry) in &row.fresh {
-                program.put(key, entry);
+        let forward = Packet::tcp(CLIENT_ONE.at(CHANGING), VIP_ONE)
+            .seq(SENT)
+            .ack(SENT);
+        let reply = Packet::tcp(BACKEND_ONE, CLIENT_ONE.at(CHANGING))
+            .seq(SENT)
+            .ack(SENT);
+        let data = |packet: &Packet| packet.clone().payload(&[b'.'; 100]);
+        let (ours, theirs) = (Direction::Forward, Direction::Reply);
+        let rows = [
+            ("request goes on", data(&forward), ours, 1),
+            ("request starts", data(&forward), ours, 0),
+            ("response goes on", data(&reply), theirs, 0),
+            ("response stops", data(&reply), theirs, 1),
+            ("FIN of a flow", forward.clone().flags(FIN_ACK), ours, 0),
+            ("RST of a flow", forward.flags(RST_ACK), ours, 0),
+        ];
+        for (name, packet, direction, asked) in rows {
+            let mut row = Row::new(name, "", &packet, family)
+                .hit(Action::Redirect)
+                .clients(REPEAT, direction);
+            for pair in &pairs {
+                let (mut forward, mut reply) = (pair.forward, pair.reply);
+                match direction {
+                    Direction::Forward => forward.asked = asked,
+                    Direction::Reply => reply.asked = asked,
+                }
+                row.fresh.push((pair.forward_key, forward));
+                row.fresh.push((pair.reply_key, reply));
             }
-            let frame = &row.frames[round % row.frames.len()];
-            let (nanoseconds, action) = program.time(frame, REPEAT);
-            assert_eq!(action, row.expected, "{}: the last run is one", row.name);
-            row.samples.push(nanoseconds);
+            self.rows.push(row);
         }
+    }
+
+    /// Rows of packets without a flow, and of a flow that leaves where it came in.
+    fn others(&mut self, family: Family) {
+        self.install(family, CLIENT_ONE.at(BACK_OUT), INGRESS);
+        let v4 = family == Family::V4;
+        let either = |of_v4, of_v6| if v4 { of_v4 } else { of_v6 };
+        let client = CLIENT_ONE.at(40_300);
+        let to_service = Packet::tcp(client, VIP_ONE);
+        let row = |name: &str, like, packet: &Packet| Row::new(name, like, packet, family);
+        let back_out = Packet::tcp(CLIENT_ONE.at(BACK_OUT), VIP_ONE);
+        let request = to_service.clone().flags(SYN);
+        let stranger = Packet::tcp(client, STRANGER);
+        self.rows.extend([
+            row("flow, back out", "", &back_out.seq(SENT).ack(SENT)).hit(Action::Tx),
+            row("request, to AF_XDP", either("tcp-v4-syn", ""), &request).expect(Action::Redirect),
+            row(
+                "requests of 16 Mi clients",
+                either("tcp-v4-lru-miss", ""),
+                &request,
+            )
+            .expect(Action::Redirect)
+            .clients(STRANGERS, Direction::Forward),
+            row("no flow, dropped", "", &to_service).expect(Action::Drop),
+            row(
+                "RST of 16 Mi clients, dropped",
+                either("tcp-v4-rst-miss", ""),
+                &to_service.clone().flags(RST_ACK),
+            )
+            .expect(Action::Drop)
+            .clients(STRANGERS, Direction::Forward),
+            row(
+                "not ours",
+                either("pass-v4-no-vip", "pass-v6-no-vip"),
+                &stranger,
+            ),
+            row(
+                "other port of a service",
+                "",
+                &Packet::tcp(client, VIP_ONE.at(81)),
+            ),
+            row("UDP", "", &Packet::udp(client, VIP_ONE)),
+            row(
+                "fragment",
+                either("drop-v4-frag", "drop-v6-frag"),
+                &to_service.clone().fragment(0, true),
+            )
+            .expect(Action::Drop),
+        ]);
+        if v4 {
+            self.rows.extend([
+                row(
+                    "IP options",
+                    "drop-v4-options",
+                    &to_service.ip_options(&[1; 4]),
+                )
+                .expect(Action::Drop),
+                row("ICMP", "pass-v4-icmp", &Packet::icmp(client, STRANGER)),
+                Row::of_frame("ARP", "pass-non-ip", arp(), family),
+            ]);
+        }
+    }
+
+    /// Each row once: what it does is what it is for.
+    fn verify(&mut self) {
+        for row in &self.rows {
+            let floor = 1 + row.family as u32;
+            let start = Start {
+                clients: 1,
+                ..row.start.clone()
+            };
+            for (key, entry) in &row.fresh {
+                self.program.put(key, entry);
+            }
+            let ours = self.restorer.run(PROGRAM, &start, 1);
+            let floors = self.restorer.run(floor, &start, 1);
+            let actions = [ours.action, floors.action].map(Action::from_number);
+            let name = (&row.name, row.family);
+            assert_eq!(actions, [row.expected, row.expected_of_floor], "{name:?}");
+            if row.expected_of_floor == Action::Redirect {
+                let [ours, floors] = [ours, floors].map(|ran| verify(&ran.frame).unwrap());
+                assert_eq!(ours, floors, "{name:?}");
+            }
+        }
+    }
+
+    fn measure(&mut self) {
+        self.verify();
+        for _ in 0..ROUNDS {
+            for row in &mut self.rows {
+                for (key, entry) in &row.fresh {
+                    self.program.put(key, entry);
+                }
+                let floor = 1 + row.family as u32;
+                let ours = self.restorer.run(PROGRAM, &row.start, REPEAT);
+                let action = Action::from_number(ours.action);
+                assert_eq!(action, row.expected, "{}: the last run", row.name);
+                row.samples.push(ours.nanoseconds);
+                if !row.fresh.is_empty() {
+                    // What was put back is in the caches; what the floor finds is to be, too.
+                    self.restorer.run(floor, &row.start, REPEAT);
+                }
+                let floors = self.restorer.run(floor, &row.start, REPEAT);
+                row.of_floor.push(floors.nanoseconds);
+            }
+            let start = &self.rows[0].start;
+            let nothing = self.restorer.nothing;
+            let restored = self.restorer.run(nothing, start, REPEAT);
+            self.restored.push(restored.nanoseconds);
+            let bare = self.restorer.run_nothing(start, REPEAT);
+            self.bare.push(bare.nanoseconds);
+            self.program.events();
+        }
+    }
+
+    fn results(&self) -> Vec<Result> {
+        let bare = median(&self.bare);
+        let restoring = median(&self.restored) - bare;
+        let result = |row: &Row| Result {
+            name: row.name.clone(),
+            like: row.like,
+            family: row.family,
+            nanoseconds: median(&row.samples) - restoring,
+            floor: median(&row.of_floor) - restoring,
+            bare,
+        };
+        self.rows.iter().map(result).collect()
+    }
+}
+
+/// What a row came to, nanoseconds; all but `bare` with the test run's own share.
+struct Result {
+    name: String,
+    like: &'static str,
+    family: Family,
+    nanoseconds: f64,
+    floor: f64,
+    /// A run of a program that does nothing.
+    bare: f64,
+}
+
+impl Result {
+    fn times_floor(&self) -> f64 {
+        self.nanoseconds / self.floor
+    }
+
+    /// The same without what a run costs by itself; nothing if the floor is that.
+    fn times_floor_net(&self) -> Option<f64> {
+        let floor = self.floor - self.bare;
+        (floor > 5.0).then(|| (self.nanoseconds - self.bare) / floor)
     }
 }
 
@@ -292,79 +428,78 @@ fn bytes_of_a_flow(flows: RawFd) -> u64 {
 }
 
 fn main() {
-    let mut program = Program::of(Sizes {
-        flows: FLOWS.max_entries,
-        ..Sizes::default()
-    });
-    let socket = PuntSocket::open();
-    program.attend(0, &socket);
-    program.link(INGRESS, 0, 1);
-    program.attach(INGRESS);
-    for kind in Kind::ALL {
-        program.measure(BACKEND, kind);
-    }
-    let flows = program.flows_info.fd().unwrap();
-    let flows = flows.as_fd().as_raw_fd();
-    let mut rows = rows(&mut program);
-    let mut floors = floors(&rows, flows);
-    measure(&mut program, &mut rows, &mut floors);
-    let bytes = bytes_of_a_flow(flows);
-    if std::env::args().any(|argument| argument == "--json") {
-        print_json(&rows, &floors, bytes);
-    } else {
-        print_table(&rows, &floors, bytes);
-    }
-}
-
-/// Name, family, nanoseconds, and how many times its floor.
-fn results(rows: &[Row], floors: &[FloorRow]) -> Vec<(String, String, f64, Option<f64>)> {
-    let of_floor = |floor: Floor| {
-        let row = floors.iter().find(|row| row.floor == floor);
-        median(&row.expect("every floor is measured").samples)
-    };
-    let floor_rows = floors.iter().map(|row| {
-        let (name, family) = match row.floor {
-            Floor::Empty => ("an empty program", "-".into()),
-            Floor::Lookup(family) => ("floor: one lookup", format!("{family:?}")),
-            Floor::Chase => ("floor: one lookup of many", "V4".into()),
+    let mut results = Vec::new();
+    let mut bytes = 0;
+    for live in LIVE {
+        // All live flows are of one family, so that there are as many as is said.
+        let families: &[&[Family]] = match live {
+            1 => &[&FAMILIES],
+            _ => &[&[Family::V4], &[Family::V6]],
         };
-        (name.to_owned(), family, median(&row.samples), None)
-    });
-    let program_rows = rows.iter().map(|row| {
-        let nanoseconds = median(&row.samples);
-        let ratio = nanoseconds / of_floor(row.floor);
-        (
-            row.name.clone(),
-            format!("{:?}", row.family),
-            nanoseconds,
-            Some(ratio),
-        )
-    });
-    floor_rows.chain(program_rows).collect()
+        for families in families {
+            let mut setting = Setting::new();
+            for family in *families {
+                setting.hits(live, *family);
+            }
+            if live == 1 {
+                for family in *families {
+                    setting.others(*family);
+                }
+                setting.changes();
+            }
+            setting.measure();
+            results.extend(setting.results());
+            let flows = setting.program.flows_info.fd().unwrap();
+            bytes = bytes_of_a_flow(flows.as_fd().as_raw_fd());
+        }
+    }
+    if std::env::args().any(|argument| argument == "--json") {
+        print_json(&results, bytes);
+    } else {
+        print_table(&results, bytes);
+    }
 }
 
-fn print_table(rows: &[Row], floors: &[FloorRow], bytes: u64) {
+fn print_table(results: &[Result], bytes: u64) {
     println!(
-        "{:<28} {:>6} {:>10} {:>9}",
-        "packet", "family", "ns", "of floor"
+        "{:<30} {:<19} {:>6} {:>7} {:>7} {:>6} {:>6}",
+        "packet", "as in xdp-lb", "family", "ns", "floor", "times", "net"
     );
-    for (name, family, nanoseconds, ratio) in results(rows, floors) {
-        let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-        println!("{name:<28} {family:>6} {nanoseconds:>10.1} {ratio:>9}");
+    for result in results {
+        let family = format!("{:?}", result.family);
+        let net = result.times_floor_net();
+        println!(
+            "{:<30} {:<19} {:>6} {:>7.1} {:>7.1} {:>6.2} {:>6}",
+            result.name,
+            result.like,
+            family,
+            result.nanoseconds,
+            result.floor,
+            result.times_floor(),
+            net.map_or_else(String::new, |net| format!("{net:.2}")),
+        );
     }
-    println!("\nmedian of {ROUNDS} rounds of {REPEAT} runs; the test run itself is in every row");
+    let bare = results.first().map_or(0.0, |first| first.bare);
+    println!("\nmedian of {ROUNDS} rounds of {REPEAT} runs");
+    println!(
+        "a run of an empty program takes {bare:.1} ns: it is in `ns` and `floor`, not in `net`"
+    );
     println!("kernel memory of a flow: {bytes} bytes, both entries and their table");
 }
 
-fn print_json(rows: &[Row], floors: &[FloorRow], bytes: u64) {
-    let rows: Vec<_> = results(rows, floors)
-        .into_iter()
-        .map(|(name, family, nanoseconds, ratio)| {
+fn print_json(results: &[Result], bytes: u64) {
+    let rows: Vec<_> = results
+        .iter()
+        .map(|result| {
             serde_json::json!({
-                "packet": name,
-                "family": family,
-                "nanoseconds": nanoseconds,
-                "times_floor": ratio,
+                "packet": result.name,
+                "like": result.like,
+                "family": format!("{:?}", result.family),
+                "nanoseconds": result.nanoseconds,
+                "floor_nanoseconds": result.floor,
+                "times_floor": result.times_floor(),
+                "times_floor_net": result.times_floor_net(),
+                "empty_nanoseconds": result.bare,
             })
         })
         .collect();

@@ -1,227 +1,236 @@
-//! The floor under the program's cost: the least program that looks up one packet's 5-tuple in the
-//! same table. Written in instructions, because it must hold nothing that a compiler adds.
+//! The floor under the program's cost: the least XDP program that translates a connection. One
+//! lookup of the 5-tuple in a table whose keys hold nothing else; addresses, ports, checksums and
+//! TTL rewritten by deltas that were computed beforehand; both Ethernet addresses; redirect. It
+//! tracks nothing and counts nothing, and passes what it does not know. Written in instructions,
+//! because it must hold nothing that a compiler adds.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use dispatcher_common::flow::FlowEntry;
-use dispatcher_common::rewrite::Translation;
+use dispatcher_common::checksum::{self, Delta};
+use dispatcher_common::flow::FlowKey;
+use dispatcher_common::link::NextHop;
 
 use crate::instruction::{
-    FRAME_POINTER, Instruction, SIZE_16, SIZE_32, SIZE_64, XDP_DROP, XDP_TX, add, call, copy, give,
-    instruction, load, skip_if_beyond, skip_if_equal, store, store_immediate,
+    FRAME_POINTER, Instruction, SIZE_8, SIZE_16, SIZE_32, SIZE_64, XDP_PASS, add, add_register,
+    call, copy, flip, give, give_result, load, mask, set, set_map, shift_right, skip_if_beyond,
+    skip_if_equal, skip_unless_equal, store,
 };
 use crate::packet::Family;
+use crate::test_run::{self, MapKind};
 
-/// What the floor does after it parsed nothing, checked one bound, and built a key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Floor {
-    /// Not even that: returns at once. What a test run costs by itself.
-    Empty,
-    /// One lookup.
-    Lookup(Family),
-    /// One lookup, and the destination that it found is written into the packet, without any
-    /// checksum: so the next run looks up another key.
-    Chase,
+/// A loaded floor with its table.
+pub struct Floor {
+    family: Family,
+    table: OwnedFd,
+    /// The program.
+    pub program: OwnedFd,
 }
 
-/// A loaded floor, attached so that test runs of it are quick: see [`FloorProgram::attach`].
-pub struct FloorProgram {
-    program: OwnedFd,
-    links: Vec<OwnedFd>,
+/// Where a family has what in its packets, and how much.
+struct Layout {
+    /// EtherType, as it is loaded.
+    ethertype: i32,
+    /// Offset of the first byte of IP that is checked, and what it must be.
+    version: (u8, i16, i32),
+    /// Offset of the protocol number.
+    protocol: i16,
+    /// Offset of TTL or hop limit.
+    ttl: i16,
+    /// Offset and length of both addresses.
+    addresses: (i16, usize),
+    /// Offset of the header's own checksum.
+    ip_checksum: Option<i16>,
 }
 
-/// The key ends where the stack begins.
-const KEY: i16 = -40;
-/// Holds the start of the frame over the call.
+const IP: i16 = 14;
+
+impl Layout {
+    const fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self {
+                ethertype: 0x0800_u16.to_be() as i32,
+                version: (SIZE_8, IP, 0x45),
+                protocol: IP + 9,
+                ttl: IP + 8,
+                addresses: (IP + 12, 8),
+                ip_checksum: Some(IP + 10),
+            },
+            Family::V6 => Self {
+                ethertype: 0x86dd_u16.to_be() as i32,
+                version: (SIZE_8, IP, 0x60),
+                protocol: IP + 6,
+                ttl: IP + 7,
+                addresses: (IP + 8, 32),
+                ip_checksum: None,
+            },
+        }
+    }
+
+    /// Offset of the TCP header, which begins with both ports.
+    const fn ports(&self) -> i16 {
+        self.addresses.0 + self.addresses.1 as i16
+    }
+
+    const fn key_bytes(&self) -> usize {
+        self.addresses.1 + 4
+    }
+
+    /// Both deltas, both Ethernet addresses and an interface's index come after the new key.
+    const fn value_bytes(&self) -> usize {
+        self.key_bytes() + 2 + 2 + 12 + 4
+    }
+}
+
+/// Holds the start of the frame over the calls.
 const FRAME: u8 = 7;
+/// Where the key is on the stack.
+const KEY: i16 = -40;
+const TCP_HEADER: i32 = 20;
+const TCP_CHECKSUM: i16 = 16;
+const PROTOCOL_TCP: i32 = 6;
+/// Numbers of the helpers.
+const MAP_LOOKUP: i32 = 1;
+const REDIRECT: i32 = 23;
 
 impl Floor {
-    fn instructions(self, flows: RawFd) -> Vec<Instruction> {
-        let family = match self {
-            Self::Empty => return give(XDP_DROP).to_vec(),
-            Self::Lookup(family) => family,
-            Self::Chase => Family::V4,
-        };
-        let mut hit = Vec::new();
-        if self == Self::Chase {
-            let translation = std::mem::offset_of!(FlowEntry, translation);
-            let addr = translation + std::mem::offset_of!(Translation, addr) + 12;
-            let port = translation + std::mem::offset_of!(Translation, port);
-            hit.extend([
-                load(SIZE_32, 1, 0, addr as i16),
-                store(SIZE_32, FRAME, 30, 1),
-                load(SIZE_16, 1, 0, port as i16),
-                store(SIZE_16, FRAME, 36, 1),
-            ]);
-        }
-        hit.extend(give(XDP_TX));
-
-        let mut look_up = key_of(family);
-        look_up.extend([
-            // r1 = the map, r2 = the key; call bpf_map_lookup_elem.
-            instruction(0x18, 1, 1, 0, flows),
-            instruction(0, 0, 0, 0, 0),
-            copy(2, FRAME_POINTER),
-            add(2, KEY.into()),
-            call(1),
-            // Over `hit` to the drop.
-            skip_if_equal(0, 0, hit.len() as i16),
-        ]);
-
-        let end = if family == Family::V4 { 38 } else { 58 };
-        let mut all = vec![
-            load(SIZE_32, FRAME, 1, 0),
-            load(SIZE_32, 3, 1, 4),
-            copy(4, FRAME),
-            add(4, end),
-            // Over all to the drop.
-            skip_if_beyond(4, 3, (look_up.len() + hit.len()) as i16),
-        ];
-        all.extend(look_up);
-        all.extend(hit);
-        all.extend(give(XDP_DROP));
-        all
-    }
-
-    /// Loads the program; `flows` is the table.
+    /// Loads it with room for `entries`, two for each connection.
     #[must_use]
-    pub fn load(self, flows: RawFd) -> FloorProgram {
-        let instructions = self.instructions(flows);
-        let license = c"GPL";
-        let attributes = ProgLoad {
-            prog_type: BPF_PROG_TYPE_XDP,
-            insn_cnt: instructions.len() as u32,
-            insns: instructions.as_ptr() as u64,
-            license: license.as_ptr() as u64,
-            rest: [0; 12],
-        };
-        // SAFETY: `insns` and `license` point to what outlives the call, as long as stated.
-        let fd = unsafe { bpf(BPF_PROG_LOAD, &raw const attributes) };
-        FloorProgram {
-            program: opened(fd),
-            links: Vec::new(),
+    pub fn load(family: Family, entries: u32) -> Self {
+        let layout = Layout::of(family);
+        let (key, value) = (layout.key_bytes(), layout.value_bytes());
+        let table = test_run::create_map(MapKind::Hash, key, value, entries);
+        let program = test_run::load_xdp(&instructions(&layout, table.as_raw_fd()));
+        Self {
+            family,
+            table,
+            program,
         }
+    }
+
+    /// Has packets of the key `from` leave with the key `to`, to where `way` says.
+    pub fn translate(&self, from: &FlowKey, to: &FlowKey, way: &NextHop) {
+        let layout = Layout::of(self.family);
+        let (key, new) = (self.bytes(from), self.bytes(to));
+        let addresses = ..layout.addresses.1;
+        // One TTL less.
+        let ttl: Delta = !u16::from_ne_bytes([1, 0]);
+        let ip_delta = checksum::combine(checksum::delta(&key[addresses], &new[addresses]), ttl);
+        let mut value = new.clone();
+        value.extend(ip_delta.to_ne_bytes());
+        value.extend(checksum::delta(&key, &new).to_ne_bytes());
+        value.extend(way.dst.0);
+        value.extend(way.src.0);
+        value.extend(way.ifindex.to_ne_bytes());
+        assert_eq!(value.len(), layout.value_bytes());
+        // SAFETY: the table was made for keys and values of these lengths.
+        unsafe { test_run::update(self.table.as_raw_fd(), &key, &value) };
+    }
+
+    fn bytes(&self, key: &FlowKey) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for addr in [key.src, key.dst] {
+            match self.family {
+                Family::V4 => bytes.extend(addr.v4_bytes()),
+                Family::V6 => bytes.extend(addr.bytes()),
+            }
+        }
+        for port in [key.src_port, key.dst_port] {
+            bytes.extend(port.bytes());
+        }
+        bytes
     }
 }
 
-fn opened(fd: libc::c_long) -> OwnedFd {
-    assert!(fd >= 0, "bpf: {}", std::io::Error::last_os_error());
-    // SAFETY: a descriptor that was just opened, and that nothing else owns.
-    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
-}
-
-/// Instructions that write the packet's key where [`KEY`] says.
-fn key_of(family: Family) -> Vec<Instruction> {
-    let mut all: Vec<_> = (0..5)
-        .map(|word| store_immediate(SIZE_64, FRAME_POINTER, KEY + 8 * word, 0))
-        .collect();
-    let mut take = |size, from, to| {
-        all.push(load(size, 5, FRAME, from));
-        all.push(store(size, FRAME_POINTER, KEY + to, 5));
-    };
-    match family {
-        Family::V4 => {
-            take(SIZE_32, 26, 12);
-            take(SIZE_32, 30, 28);
-            take(SIZE_32, 34, 32);
-            let mapped = i32::from_ne_bytes([0, 0, 0xff, 0xff]);
-            all.push(store_immediate(SIZE_32, FRAME_POINTER, KEY + 8, mapped));
-            all.push(store_immediate(SIZE_32, FRAME_POINTER, KEY + 24, mapped));
-        }
-        Family::V6 => {
-            for word in 0..4 {
-                take(SIZE_64, 22 + 8 * word, 8 * word);
-            }
-            take(SIZE_32, 54, 32);
-        }
+/// Copies `bytes`, a multiple of four, in pieces that are as large as can be.
+fn copy_bytes(to: (u8, i16), from: (u8, i16), bytes: usize) -> Vec<Instruction> {
+    let mut all = Vec::new();
+    let mut at = 0;
+    while usize::try_from(at).is_ok_and(|at| at < bytes) {
+        let left = bytes as i16 - at;
+        let (size, step) = if left >= 8 {
+            (SIZE_64, 8)
+        } else {
+            (SIZE_32, 4)
+        };
+        all.push(load(size, 1, from.0, from.1 + at));
+        all.push(store(size, to.0, to.1 + at, 1));
+        at += step;
     }
     all
 }
 
-impl FloorProgram {
-    /// Attaches the program to an interface, in generic mode, for as long as `self` lives. A test
-    /// run that repeats adds the program to the kernel's XDP dispatcher and removes it afterwards,
-    /// and waits some 20 ms for RCU each time, unless it is there already.
-    pub fn attach(&mut self, ifindex: u32) {
-        let attributes = LinkCreate {
-            prog_fd: self.program.as_raw_fd() as u32,
-            target_ifindex: ifindex,
-            attach_type: BPF_XDP,
-            flags: XDP_FLAGS_SKB_MODE,
-            rest: [0; 4],
-        };
-        // SAFETY: the attributes are numbers only.
-        self.links.push(opened(unsafe {
-            bpf(BPF_LINK_CREATE, &raw const attributes)
-        }));
+/// Adds an entry's delta to a checksum of the packet; the entry is in register 0.
+fn mend(checksum: i16, delta: i16) -> [Instruction; 10] {
+    [
+        load(SIZE_16, 1, FRAME, checksum),
+        flip(1, 0xffff),
+        load(SIZE_16, 2, 0, delta),
+        add_register(1, 2),
+        copy(2, 1),
+        shift_right(2, 16),
+        mask(1, 0xffff),
+        add_register(1, 2),
+        flip(1, 0xffff),
+        store(SIZE_16, FRAME, checksum, 1),
+    ]
+}
+
+fn instructions(layout: &Layout, table: RawFd) -> Vec<Instruction> {
+    let key_bytes = layout.key_bytes();
+    let addresses = layout.addresses.0;
+    let after_key = key_bytes as i16;
+
+    let mut hit = copy_bytes((FRAME, addresses), (0, 0), key_bytes);
+    hit.extend([
+        load(SIZE_8, 1, FRAME, layout.ttl),
+        add(1, -1),
+        store(SIZE_8, FRAME, layout.ttl, 1),
+    ]);
+    if let Some(checksum) = layout.ip_checksum {
+        hit.extend(mend(checksum, after_key));
     }
+    hit.extend(mend(layout.ports() + TCP_CHECKSUM, after_key + 2));
+    hit.extend(copy_bytes((FRAME, 0), (0, after_key + 4), 12));
+    hit.extend([
+        load(SIZE_32, 1, 0, after_key + 16),
+        set(2, 0),
+        call(REDIRECT),
+        give_result(),
+    ]);
 
-    /// Nanoseconds of one run, the average of `repeat`, and what the last one returned.
-    #[must_use]
-    pub fn time(&self, frame: &[u8], repeat: u32) -> (u64, u32) {
-        let mut attributes = TestRun {
-            prog_fd: self.program.as_raw_fd() as u32,
-            data_size_in: frame.len() as u32,
-            data_in: frame.as_ptr() as u64,
-            repeat,
-            ..TestRun::default()
-        };
-        // SAFETY: `data_in` points to the frame, which is as long as stated; the kernel writes
-        // only to the attributes.
-        let failed = unsafe { bpf(BPF_PROG_TEST_RUN, &raw mut attributes) };
-        assert!(failed == 0, "{}", std::io::Error::last_os_error());
-        (attributes.duration.into(), attributes.retval)
+    // The key ends where it is aligned to end, as the verifier wants it.
+    let mut look_up = copy_bytes((FRAME_POINTER, KEY), (FRAME, addresses), key_bytes);
+    look_up.extend(set_map(1, table));
+    look_up.extend([
+        copy(2, FRAME_POINTER),
+        add(2, KEY.into()),
+        call(MAP_LOOKUP),
+        // Over `hit` to the pass.
+        skip_if_equal(0, 0, hit.len() as i16),
+    ]);
+    look_up.extend(hit);
+
+    let (size, at, version) = layout.version;
+    let checks = [
+        (SIZE_16, IP - 2, layout.ethertype),
+        (size, at, version),
+        (SIZE_8, layout.protocol, PROTOCOL_TCP),
+    ];
+    let end = i32::from(layout.ports()) + TCP_HEADER;
+    let mut all = vec![
+        load(SIZE_32, FRAME, 1, 0),
+        load(SIZE_32, 3, 1, 4),
+        copy(4, FRAME),
+        add(4, end),
+        // Over all to the pass.
+        skip_if_beyond(4, 3, (2 * checks.len() + look_up.len()) as i16),
+    ];
+    for (index, (size, at, wanted)) in checks.iter().enumerate() {
+        let over = 2 * (checks.len() - index - 1) + look_up.len();
+        all.push(load(*size, 5, FRAME, *at));
+        all.push(skip_unless_equal(5, *wanted, over as i16));
     }
-}
-
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_TEST_RUN: libc::c_int = 10;
-const BPF_LINK_CREATE: libc::c_int = 28;
-const BPF_PROG_TYPE_XDP: u32 = 6;
-const BPF_XDP: u32 = 37;
-const XDP_FLAGS_SKB_MODE: u32 = 2;
-
-/// `union bpf_attr` for `BPF_LINK_CREATE`.
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: u32,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-    rest: [u64; 4],
-}
-
-/// `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    rest: [u64; 12],
-}
-
-/// `union bpf_attr` for `BPF_PROG_TEST_RUN`.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    rest: [u64; 5],
-}
-
-/// The system call.
-///
-/// # Safety
-///
-/// `attributes` is what the kernel expects for `command`, and what it points to is valid.
-unsafe fn bpf<T>(command: libc::c_int, attributes: *const T) -> libc::c_long {
-    // SAFETY: the caller's promise is the one that the system call asks for.
-    unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) }
+    all.extend(look_up);
+    all.extend(give(XDP_PASS));
+    all
 }

@@ -14,12 +14,16 @@ pub struct Instruction {
 pub const SIZE_32: u8 = 0x00;
 /// 2 bytes.
 pub const SIZE_16: u8 = 0x08;
+/// 1 byte.
+pub const SIZE_8: u8 = 0x10;
 /// 8 bytes.
 pub const SIZE_64: u8 = 0x18;
 
 /// The register that points past the stack's end.
 pub const FRAME_POINTER: u8 = 10;
 
+/// Drops the frame, and says that the program is at fault.
+pub const XDP_ABORTED: i32 = 0;
 /// Drops the frame.
 pub const XDP_DROP: i32 = 1;
 /// Gives the frame to the host's stack.
@@ -74,6 +78,24 @@ pub const fn add(dst: u8, immediate: i32) -> Instruction {
     instruction(0x07, dst, 0, 0, immediate)
 }
 
+/// `dst += src`.
+#[must_use]
+pub const fn add_register(dst: u8, src: u8) -> Instruction {
+    instruction(0x0f, dst, src, 0, 0)
+}
+
+/// `dst ^= immediate`.
+#[must_use]
+pub const fn flip(dst: u8, immediate: i32) -> Instruction {
+    instruction(0xa7, dst, 0, 0, immediate)
+}
+
+/// `dst >>= immediate`, unsigned.
+#[must_use]
+pub const fn shift_right(dst: u8, immediate: i32) -> Instruction {
+    instruction(0x77, dst, 0, 0, immediate)
+}
+
 /// `dst &= immediate`.
 #[must_use]
 pub const fn mask(dst: u8, immediate: i32) -> Instruction {
@@ -108,4 +130,52 @@ pub const fn skip_if_beyond(dst: u8, src: u8, count: i16) -> Instruction {
 #[must_use]
 pub const fn give(action: i32) -> [Instruction; 2] {
     [set(0, action), instruction(0x95, 0, 0, 0, 0)]
+}
+
+/// `dst *= immediate`.
+#[must_use]
+pub const fn multiply(dst: u8, immediate: i32) -> Instruction {
+    instruction(0x27, dst, 0, 0, immediate)
+}
+
+/// `dst &= src`.
+#[must_use]
+pub const fn mask_register(dst: u8, src: u8) -> Instruction {
+    instruction(0x5f, dst, src, 0, 0)
+}
+
+/// `dst ^= src`.
+#[must_use]
+pub const fn flip_register(dst: u8, src: u8) -> Instruction {
+    instruction(0xaf, dst, src, 0, 0)
+}
+
+/// `*(u64 *)(dst + offset) += src`, atomically: whatever was stored before is in memory afterwards.
+#[must_use]
+pub const fn add_atomic(dst: u8, offset: i16, src: u8) -> Instruction {
+    instruction(0xdb, dst, src, offset, 0)
+}
+
+/// `dst` = the map of this descriptor, for helpers.
+#[must_use]
+pub const fn set_map(dst: u8, map: i32) -> [Instruction; 2] {
+    [
+        instruction(0x18, dst, 1, 0, map),
+        instruction(0, 0, 0, 0, 0),
+    ]
+}
+
+/// `dst` = the only element of the array of this descriptor.
+#[must_use]
+pub const fn set_element(dst: u8, array: i32) -> [Instruction; 2] {
+    [
+        instruction(0x18, dst, 2, 0, array),
+        instruction(0, 0, 0, 0, 0),
+    ]
+}
+
+/// `return r0`.
+#[must_use]
+pub const fn give_result() -> Instruction {
+    instruction(0x95, 0, 0, 0, 0)
 }

@@ -36,6 +36,7 @@ pub mod restarts;
 pub mod packet;
 pub mod icmp;
 pub mod program;
+pub mod test_run;
 pub mod floor;
 
 use std::time::{Duration, Instant};

@@ -4,14 +4,13 @@
 //! Needs root, and fails without it. Each [`Program`] moves its thread to a network namespace of
 //! its own, which the kernel removes with the thread: routes are only what the test put there.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Command;
 
 use aya::maps::{
     Array, HashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
     XskMap,
 };
-use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use dispatcher_common::control::{Control, LAYOUT, UNATTENDED_DROP};
@@ -293,17 +292,16 @@ impl Program {
             .collect()
     }
 
-    /// Attaches the program to an interface, in generic mode, for as long as `self` lives: for the
-    /// same reason as [`FloorProgram::attach`](crate::floor::FloorProgram::attach).
-    pub fn attach(&mut self, ifindex: u32) {
-        let attached = xdp(&mut self.ebpf).attach_to_if_index(ifindex, XdpMode::Skb);
-        attached.expect("the interface takes the program");
+    /// The program's descriptor.
+    pub fn descriptor(&mut self) -> RawFd {
+        let fd = xdp(&mut self.ebpf).fd().expect("it is loaded");
+        fd.as_fd().as_raw_fd()
     }
 
     /// Runs the program on one frame.
     pub fn run(&mut self, frame: &[u8]) -> Outcome {
         let mut out = vec![0; frame.len() + 64];
-        let (action, length, _) = self.test_run(frame, Some(&mut out), 1);
+        let (action, length) = self.test_run(frame, Some(&mut out));
         out.truncate(length);
         let counted = self.count();
         let before = std::mem::replace(&mut self.counted, counted);
@@ -320,14 +318,12 @@ impl Program {
         }
     }
 
-    /// Nanoseconds of one run, the average of `repeat` runs on the same buffer: from the second
-    /// on the program sees what it made of the frame before. And the action of the last.
-    pub fn time(&mut self, frame: &[u8], repeat: u32) -> (u64, Action) {
-        let (action, _, nanoseconds) = self.test_run(frame, None, repeat);
-        (nanoseconds, Action::from_number(action))
+    /// Runs the program on one frame, and does not look what came of it.
+    pub fn run_unseen(&mut self, frame: &[u8]) {
+        self.test_run(frame, None);
     }
 
-    fn test_run(&mut self, frame: &[u8], out: Option<&mut [u8]>, repeat: u32) -> (u32, usize, u64) {
+    fn test_run(&mut self, frame: &[u8], out: Option<&mut [u8]>) -> (u32, usize) {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress.
         let (ifindex, queue) = self.ingress;
         let length = u32::try_from(frame.len()).unwrap();
@@ -337,16 +333,11 @@ impl Program {
                 data_in: Some(frame),
                 data_out: out,
                 ctx_in: Some(context.as_flattened()),
-                repeat,
+                repeat: 1,
                 ..TestRunOptions::default()
             })
             .expect("BPF_PROG_TEST_RUN");
-        let nanoseconds = u64::try_from(result.duration.as_nanos()).unwrap();
-        (
-            result.return_value,
-            result.data_size_out as usize,
-            nanoseconds,
-        )
+        (result.return_value, result.data_size_out as usize)
     }
 }
 
@@ -377,7 +368,9 @@ pub enum Action {
 }
 
 impl Action {
-    fn from_number(number: u32) -> Self {
+    /// Of what a test run returned; panics if no program may return that.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
         use Action::{Aborted, Drop, Pass, Redirect, Tx};
         [Aborted, Drop, Pass, Tx, Redirect][number as usize]
     }
