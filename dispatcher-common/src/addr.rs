@@ -87,6 +87,16 @@ impl Addr {
         unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(self.bytes) }
     }
 
+    /// Writes all sixteen bytes into a header.
+    // By halves, because the BPF code generator copies more than a word byte by byte.
+    #[inline(always)]
+    pub fn write_v6(&self, v6: &mut [u8; 16]) {
+        let [first, last] = self.halves();
+        let (start, end) = v6.split_at_mut(8);
+        start.copy_from_slice(&first.to_ne_bytes());
+        end.copy_from_slice(&last.to_ne_bytes());
+    }
+
     /// The address in the standard library's form, IPv4 unmapped.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
@@ -172,6 +182,15 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// All zero: no neighbour known.
     pub const UNKNOWN: Self = Self([0; 6]);
+
+    /// Writes all six bytes into a header.
+    // In pieces, for the reason of `Addr::write_v6`.
+    #[inline(always)]
+    pub fn write(&self, mac: &mut Self) {
+        let (from, to) = (self.0.split_at(4), mac.0.split_at_mut(4));
+        to.0.copy_from_slice(from.0);
+        to.1.copy_from_slice(from.1);
+    }
 
     /// Whether it is that of a group: multicast or broadcast (IEEE 802.3 3.2.3).
     #[inline(always)]

@@ -137,13 +137,13 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn new(src: Addr, src_port: Port, dst: Addr, dst_port: Port) -> Self {
-        Self {
-            src,
-            dst,
-            src_port,
-            dst_port,
-            zero: [0; 4],
-        }
+        let ([s0, s1], [d0, d1]) = (src.halves(), dst.halves());
+        let ([sh, sl], [dh, dl]) = (src_port.bytes(), dst_port.bytes());
+        let ports = u64::from_ne_bytes([sh, sl, dh, dl, 0, 0, 0, 0]);
+        // By words, because the kernel hashes and compares a key by words, and a load of one waits
+        // for all smaller stores into it.
+        // SAFETY: both are forty plain bytes without an invalid value.
+        unsafe { core::mem::transmute::<[u64; 5], Self>([s0, s1, d0, d1, ports]) }
     }
 
     /// The key that replies to packets of this key have before any rewrite.

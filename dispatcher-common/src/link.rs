@@ -70,11 +70,10 @@ impl NextHop {
         } else {
             ETHERTYPE_VLAN
         };
-        *packet.header_mut::<EthHdr>(0)? = EthHdr {
-            dst: self.dst,
-            src: self.src,
-            ethertype: outer.to_be_bytes(),
-        };
+        let eth = packet.header_mut::<EthHdr>(0)?;
+        self.dst.write(&mut eth.dst);
+        self.src.write(&mut eth.src);
+        eth.ethertype = outer.to_be_bytes();
         if self.vlan != 0 {
             *packet.header_mut::<VlanHdr>(size_of::<EthHdr>())? = VlanHdr {
                 tci: self.vlan.to_be_bytes(),

@@ -65,6 +65,15 @@ pub const SERVICES: MapSpec = MapSpec {
     max_entries: 2 * SERVICES_MAX,
     flags: 0,
 };
+/// Which keys `SERVICES` may have: one element.
+pub const SERVED: MapSpec = MapSpec {
+    name: "SERVED",
+    kind: ARRAY,
+    key_size: 4,
+    value_size: size_of::<crate::service::Served>(),
+    max_entries: 1,
+    flags: 0,
+};
 /// Back-end → what passed to and from it, a value for each processor.
 pub const BACKENDS: MapSpec = MapSpec {
     name: "BACKENDS",
@@ -155,8 +164,9 @@ pub const UNPROVEN: MapSpec = MapSpec {
 };
 
 /// All of them.
-pub const ALL: [MapSpec; 11] = [
+pub const ALL: [MapSpec; 12] = [
     FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS, TIMES, PROOFS, UNPROVEN,
+    SERVED,
 ];
 
 /// Name of the XDP program.

@@ -8,7 +8,7 @@ use crate::flow::{FlowEntry, FlowKey};
 use crate::link::Link;
 use crate::measure::Histogram;
 use crate::proof::Bucket;
-use crate::service::{BackendCounters, Service, ServiceKey};
+use crate::service::{BackendCounters, Served, Service, ServiceKey};
 
 macro_rules! pod {
     ($($ty:ty),* $(,)?) => {$(
@@ -22,6 +22,7 @@ pod!(
     FlowEntry,
     ServiceKey,
     Service,
+    Served,
     BackendCounters,
     Histogram,
     Link,

@@ -101,8 +101,8 @@ impl Translation {
         } else {
             let ip = packet.header_mut::<Ipv6Hdr>(segment.ip_offset())?;
             match self.direction() {
-                Direction::Forward => ip.dst = *self.addr.bytes(),
-                Direction::Reply => ip.src = *self.addr.bytes(),
+                Direction::Forward => self.addr.write_v6(&mut ip.dst),
+                Direction::Reply => self.addr.write_v6(&mut ip.src),
             }
             ip.hop_limit = ip.hop_limit.wrapping_sub(1);
         }

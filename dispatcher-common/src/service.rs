@@ -21,11 +21,16 @@ impl ServiceKey {
     #[inline(always)]
     #[must_use]
     pub const fn new(addr: Addr, port: Port) -> Self {
-        Self {
-            addr,
-            port,
-            zero: [0; 6],
-        }
+        let [first, last] = addr.halves();
+        let [high, low] = port.bytes();
+        let words = [
+            first,
+            last,
+            u64::from_ne_bytes([high, low, 0, 0, 0, 0, 0, 0]),
+        ];
+        // By words, for the reason that `FlowKey::new` gives.
+        // SAFETY: both are twenty-four plain bytes without an invalid value.
+        unsafe { core::mem::transmute::<[u64; 3], Self>(words) }
     }
 
     /// The marker of an address.
@@ -33,6 +38,52 @@ impl ServiceKey {
     #[must_use]
     pub const fn any_port(addr: Addr) -> Self {
         Self::new(addr, Port::new(0))
+    }
+}
+
+/// Which keys the `SERVICES` map may have: the element of the `SERVED` map. It has a bit for each,
+/// by a hash; so what is for no service costs no lookup, as long as no service shares its bit.
+///
+/// Wholly written by user space before a new key is found in `SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Served {
+    bits: [u64; 1 << (SERVED_BITS - 6)],
+}
+
+/// log2 of the bits of [`Served`]: with all services that there may be, one stranger in eight is
+/// looked up.
+const SERVED_BITS: u32 = 12;
+
+impl Served {
+    /// No key at all.
+    pub const NONE: Self = Self {
+        bits: [0; 1 << (SERVED_BITS - 6)],
+    };
+
+    /// Word and bit of a key.
+    #[inline(always)]
+    const fn place(key: &ServiceKey) -> (usize, u64) {
+        let [a, b, c, d] = key.addr.words();
+        let [high, low] = key.port.bytes();
+        let folded = a ^ b ^ c ^ d ^ u32::from_ne_bytes([0, 0, high, low]);
+        // The multiplier spreads what is in the low bits over the high ones (Knuth, TAOCP 6.4).
+        let hash = folded.wrapping_mul(0x9e37_79b1) >> (u32::BITS - SERVED_BITS);
+        ((hash >> 6) as usize, 1 << (hash & 63))
+    }
+
+    /// Adds a key.
+    pub const fn add(&mut self, key: &ServiceKey) {
+        let (word, bit) = Self::place(key);
+        self.bits[word] |= bit;
+    }
+
+    /// Whether `SERVICES` may have the key; if not, it has not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_have(&self, key: &ServiceKey) -> bool {
+        let (word, bit) = Self::place(key);
+        self.bits[word] & bit != 0
     }
 }
 
@@ -97,3 +148,43 @@ impl AddAssign for BackendCounters {
 }
 
 const _: () = assert!(size_of::<ServiceKey>() == 24 && size_of::<Service>() == 8);
+const _: () = assert!(size_of::<Served>() == 512);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v4([c, d]: [u8; 2], port: u16) -> ServiceKey {
+        ServiceKey::new(Addr::from_v4_bytes([192, 0, c, d]), Port::new(port))
+    }
+
+    fn v6([c, d]: [u8; 2], port: u16) -> ServiceKey {
+        let mut bytes = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes[14..].copy_from_slice(&[c, d]);
+        ServiceKey::new(Addr::from_v6_bytes(bytes), Port::new(port))
+    }
+
+    #[test]
+    fn a_key_is_its_fields_and_zero() {
+        let key = v4([2, 10], 80);
+        assert_eq!(key.addr.v4_bytes(), [192, 0, 2, 10]);
+        assert_eq!((key.port.number(), key.zero), (80, [0; 6]));
+    }
+
+    #[test]
+    fn every_service_is_among_the_served_and_few_strangers() {
+        let services = || {
+            let each = (0..128).flat_map(|n| [v4([2, n], 80 + u16::from(n)), v6([0, n], 443)]);
+            each.flat_map(|key| [key, ServiceKey::any_port(key.addr)])
+        };
+        let mut served = Served::NONE;
+        for key in services() {
+            assert!(!Served::NONE.may_have(&key));
+            served.add(&key);
+        }
+        assert!(services().all(|key| served.may_have(&key)));
+        let strangers = (0..10_000_u16).map(|n| v4((n + 0x1000).to_be_bytes(), 40_000 + n));
+        let taken = strangers.filter(|key| served.may_have(key)).count();
+        assert!(taken < 2000, "{taken} of 10000 strangers are looked up");
+    }
+}

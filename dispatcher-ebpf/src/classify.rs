@@ -7,7 +7,7 @@ use dispatcher_common::parse::Segment;
 use dispatcher_common::service::{Service, ServiceKey};
 use dispatcher_common::verdict::DropReason;
 
-use crate::maps::SERVICES;
+use crate::maps::{SERVED, SERVICES};
 
 /// What a segment without a flow is.
 pub enum Classified {
@@ -44,14 +44,21 @@ pub fn is_service(key: &FlowKey) -> bool {
 
 #[inline(always)]
 fn service(key: &FlowKey) -> Option<&'static Service> {
-    let key = ServiceKey::new(key.dst, key.dst_port);
-    // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
-    let service = unsafe { SERVICES.get(key) };
+    let service = find(ServiceKey::new(key.dst, key.dst_port));
     service.filter(|service| service.index != Service::ADDRESS_ONLY)
 }
 
 /// Whether some service has this address: for packets whose port could not be read.
 #[inline(always)]
 pub fn is_service_address(addr: Addr) -> bool {
-    SERVICES.get_ptr(ServiceKey::any_port(addr)).is_some()
+    find(ServiceKey::any_port(addr)).is_some()
+}
+
+#[inline(always)]
+fn find(key: ServiceKey) -> Option<&'static Service> {
+    if !SERVED.get(0)?.may_have(&key) {
+        return None;
+    }
+    // SAFETY: user space writes an element before it is found, and afterwards replaces one word.
+    unsafe { SERVICES.get(key) }
 }

@@ -72,7 +72,8 @@ pub fn way(frame: &Frame<'_>, segment: &Segment, flow: &Flow, generation: u32) -
     } else {
         0
     };
-    ask(frame.context(), &segment.key, flow, generation, tos)
+    let key = segment.key;
+    ask(frame.context(), &key, flow, generation, tos)
 }
 
 const AF_INET: u8 = 2;

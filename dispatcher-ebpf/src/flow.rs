@@ -98,10 +98,11 @@ pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
         // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
         unsafe { (*flow.0.as_ptr()).track = track };
     } else {
-        if refuses(flow, segment) {
+        let segment = *segment;
+        if refuses(flow, &segment) {
             return false;
         }
-        if !change_phase(flow, segment, ticks) {
+        if !change_phase(flow, &segment, ticks) {
             return true;
         }
     }

@@ -9,7 +9,7 @@ use dispatcher_common::link::Link;
 use dispatcher_common::maps as table;
 use dispatcher_common::measure::Histogram;
 use dispatcher_common::proof::Bucket;
-use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+use dispatcher_common::service::{BackendCounters, Served, Service, ServiceKey};
 
 /// 5-tuple of a packet → what to do with it.
 /// Written by user space (whole entries) and by the program (fields, in place); read by both.
@@ -24,6 +24,10 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, { table::FLOWS.max_entries as usiz
 #[btf_map]
 pub static SERVICES: HashMap<ServiceKey, Service, { table::SERVICES.max_entries as usize }> =
     HashMap::new();
+
+/// Which keys SERVICES may have: one element. Written by user space, read by the program.
+#[btf_map]
+pub static SERVED: Array<Served, { table::SERVED.max_entries as usize }> = Array::new();
 
 /// Back-end → what passed, for each processor. Written by the program, read by user space.
 #[btf_map]

@@ -44,20 +44,20 @@ pub fn tell(
 ) -> Verdict {
     let translation = &flow.entry().translation;
     let service = match translation.direction() {
-        Direction::Forward => &segment.key.dst,
-        Direction::Reply => &translation.addr,
+        Direction::Forward => segment.key.dst,
+        Direction::Reply => translation.addr,
     };
     tell_as(frame, service, problem, mtu)
 }
 
 /// The same of a segment of no flow, in the name of this service.
 #[inline(always)]
-pub fn tell_as(frame: &Frame<'_>, service: &Addr, problem: Problem, mtu: u16) -> Verdict {
+pub fn tell_as(frame: &Frame<'_>, service: Addr, problem: Problem, mtu: u16) -> Verdict {
     let reason = match problem {
         Problem::TooBig => DropReason::TooBig,
         Problem::TtlExpired => DropReason::TtlExpired,
     };
-    if write(frame.context(), service, problem, mtu) {
+    if write(frame.context(), &service, problem, mtu) {
         Verdict::Answer(reason.counter())
     } else {
         Verdict::Drop(reason)

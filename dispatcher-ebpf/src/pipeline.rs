@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::notice::Problem;
-use dispatcher_common::parse::{self, ParseError, Segment, Unparsable};
+use dispatcher_common::parse::{self, Segment, Unparsable};
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::{DropReason, Handled};
 
@@ -54,11 +54,13 @@ impl Verdict {
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Verdict {
     let mut frame = Frame::of(ctx);
-    let segment = match parse::parse(&frame) {
-        Ok(segment) => segment,
-        Err(error) => return without_segment(&frame, error),
+    let Ok(segment) = parse::parse(&frame) else {
+        return without_segment(&frame);
     };
-    match flow::find(&segment.key) {
+    // A copy, here and wherever a function that is not inlined takes an address: so the segment
+    // itself stays in registers.
+    let key = segment.key;
+    match flow::find(&key) {
         Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
         Some(_) if !segment.tcp.flags.is_connection_request() => Verdict::Drop(DropReason::NoFlow),
         _ => without_flow(ctx, &frame, &segment),
@@ -111,7 +113,7 @@ fn without_flow(ctx: &XdpContext, frame: &Frame<'_>, segment: &Segment) -> Verdi
     match classify::segment(segment) {
         Classified::NotOurs => Verdict::Pass,
         Classified::Request(_) if segment.ttl <= 1 => {
-            notice::tell_as(frame, &segment.key.dst, Problem::TtlExpired, 0)
+            notice::tell_as(frame, segment.key.dst, Problem::TtlExpired, 0)
         }
         Classified::Request(service) => match proof::admits(segment, &service) {
             true => punt::punt(ctx),
@@ -121,8 +123,12 @@ fn without_flow(ctx: &XdpContext, frame: &Frame<'_>, segment: &Segment) -> Verdi
     }
 }
 
+/// Parses again, to know what is in the way: so common packets do not carry along what that may be.
 #[inline(always)]
-fn without_segment(frame: &Frame<'_>, error: ParseError) -> Verdict {
+fn without_segment(frame: &Frame<'_>) -> Verdict {
+    let Err(error) = parse::parse(frame) else {
+        return Verdict::Pass;
+    };
     let reason = match error.why {
         Unparsable::NotTcp => return Verdict::Done(icmp::run(frame)),
         Unparsable::Fragment => DropReason::Fragment,

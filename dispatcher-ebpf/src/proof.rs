@@ -13,7 +13,8 @@ use crate::maps::{CONTROL, PROOFS, UNPROVEN};
 /// service.
 #[inline(always)]
 pub fn admits(segment: &Segment, service: &Service) -> bool {
-    if is_proven(&segment.key, segment.tcp.seq) || service.guarded == 0 {
+    let key = segment.key;
+    if is_proven(&key, segment.tcp.seq) || service.guarded == 0 {
         return true;
     }
     if let Some(count) = UNPROVEN.get_ptr_mut(service.index) {

@@ -19,7 +19,7 @@ use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::{Link, NextHop};
 use dispatcher_common::maps;
 use dispatcher_common::measure::{self, Histogram, Kind};
-use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+use dispatcher_common::service::{BackendCounters, Served, Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 
 use dispatcher_user::datapath::OBJECT;
@@ -111,6 +111,7 @@ pub struct Program {
     pub flows: HashMap<MapData, FlowKey, FlowEntry>,
     /// Address and port → service.
     pub services: HashMap<MapData, ServiceKey, Service>,
+    served: Array<MapData, Served>,
     /// Interface → link.
     pub links: HashMap<MapData, u32, Link>,
     xsks: XskMap<MapData>,
@@ -148,6 +149,7 @@ impl Program {
             flows_info,
             flows: take(&mut ebpf, maps::FLOWS.name),
             services: take(&mut ebpf, maps::SERVICES.name),
+            served: take(&mut ebpf, maps::SERVED.name),
             links: take(&mut ebpf, maps::LINKS.name),
             xsks: take(&mut ebpf, maps::XSKS.name),
             control: take(&mut ebpf, maps::CONTROL.name),
@@ -188,11 +190,14 @@ impl Program {
             (ServiceKey::new(addr, service.key_port()), 0),
             (ServiceKey::any_port(addr), Service::ADDRESS_ONLY),
         ];
+        let mut served = self.served.get(&0, 0).expect("SERVED has it");
         for (key, index) in keys {
             let service = Service { index, guarded: 0 };
             let inserted = self.services.insert(key, service, 0);
             inserted.expect("SERVICES has room");
+            served.add(&key);
         }
+        self.served.set(0, served, 0).expect("SERVED is written");
     }
 
     /// Tells the program of an interface that is its own device: sockets `xsk_base..` listen on

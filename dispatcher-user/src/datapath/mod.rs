@@ -22,7 +22,7 @@ use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::maps;
 use dispatcher_common::measure::Histogram;
-use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+use dispatcher_common::service::{BackendCounters, Served, Service, ServiceKey};
 
 use crate::fault::{self, Point};
 
@@ -154,6 +154,7 @@ pub struct Datapath {
     adopted: bool,
     flows: FlowTable,
     services: HashMap<MapData, ServiceKey, Service>,
+    served: Array<MapData, Served>,
     links: HashMap<MapData, u32, Link>,
     control: Array<MapData, Control>,
     xsks: XskMap<MapData>,
@@ -195,6 +196,7 @@ impl Datapath {
         let datapath = Self {
             flows: FlowTable::new(take_map(&mut ebpf, maps::FLOWS.name)?)?,
             services: take(&mut ebpf, maps::SERVICES.name)?,
+            served: take(&mut ebpf, maps::SERVED.name)?,
             links: take(&mut ebpf, maps::LINKS.name)?,
             control: take(&mut ebpf, maps::CONTROL.name)?,
             xsks: take(&mut ebpf, maps::XSKS.name)?,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::measure::{Histogram, Kind};
-use dispatcher_common::service::{BackendCounters, Service, ServiceKey};
+use dispatcher_common::service::{BackendCounters, Served, Service, ServiceKey};
 
 use aya::Pod;
 use aya::maps::{MapError, PerCpuValues};
@@ -52,6 +52,11 @@ impl Datapath {
             self.services.remove(&key).map_err(refused)?;
         }
         fault::point(Point::ServicesGone);
+        let mut served = Served::NONE;
+        for (key, _) in &wanted {
+            served.add(key);
+        }
+        self.served.set(0, served, 0).map_err(refused)?;
         for (key, service) in wanted {
             self.services.insert(key, service, 0).map_err(refused)?;
         }
