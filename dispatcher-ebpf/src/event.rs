@@ -1,6 +1,6 @@
-//! What happens to flows goes to user space by the event ring, and wakes it only when somebody waits
-//! for it: most connections come and go while slots are free, and a wake-up costs more than all
-//! else that an event does.
+//! What happens to flows goes to user space by the event ring, and wakes it only when somebody
+//! waits for it: connections come and go while slots are free, and a wake-up for each phase is
+//! dear.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::bpf_ringbuf_query;
@@ -20,8 +20,8 @@ pub fn tell(event: &FlowEvent) {
         return;
     }
     output(event, BPF_RB_NO_WAKEUP);
-    // User space may have begun to wait after it was asked and looked into the ring before the event
-    // was there. An event that comes twice says nothing new the second time.
+    // User space may have begun to wait after it was asked, and looked into the ring before the
+    // event was there. An event that comes twice says nothing new the second time.
     if is_waited_for() {
         output(event, BPF_RB_FORCE_WAKEUP);
     }
