@@ -17,6 +17,9 @@ pub struct Control {
     /// Random, and known to nobody else: what requests are remembered by
     /// ([`Mark::of`](crate::proof::Mark::of)).
     pub secret: [u32; 4],
+    /// 1 while a request waits for a slot: every event wakes user space then. Otherwise those that
+    /// nobody waits for are found at its next turn, at the latest with the next tick.
+    pub waiting: u32,
 }
 
 /// Version of every type and map shared across the kernel boundary. Raised with any change of

@@ -31,4 +31,4 @@ pod!(
     Bucket
 );
 
-const _: () = assert!(size_of::<BackendCounters>() == 48 && size_of::<Control>() == 32);
+const _: () = assert!(size_of::<BackendCounters>() == 48 && size_of::<Control>() == 36);

@@ -9,10 +9,9 @@ use dispatcher_common::link::NextHop;
 use dispatcher_common::measure::Kind;
 use dispatcher_common::parse::Segment;
 use dispatcher_common::tcp::{self, Phase};
-use dispatcher_common::verdict::Handled;
 
-use crate::maps::{BACKENDS, EVENTS, FLOWS};
-use crate::{atomic, counters, measure, punt};
+use crate::maps::{BACKENDS, FLOWS};
+use crate::{atomic, event, measure, punt};
 
 /// An entry of the flow table, in place.
 pub struct Flow(NonNull<FlowEntry>);
@@ -205,15 +204,12 @@ fn report(entry: &FlowEntry, before: Phase, after: Phase) {
     if !after.is_news_after(before) {
         return;
     }
-    let event = FlowEvent {
+    event::tell(&FlowEvent {
         flow: entry.flow,
         generation: entry.generation,
         phase: after.0,
         added: after.0 & !before.0,
-    };
-    if EVENTS.output_untyped::<FlowEvent>(event, 0).is_err() {
-        counters::count(Handled::EventLost.counter());
-    }
+    });
 }
 
 /// Counts the packet for the flow and for the back-end.

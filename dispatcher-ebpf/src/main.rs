@@ -16,6 +16,7 @@ mod pipeline;
 
 mod ingress;
 mod flow;
+mod event;
 mod measure;
 mod classify;
 mod proof;

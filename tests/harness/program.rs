@@ -180,6 +180,7 @@ impl Program {
             ticks: TICKS,
             unattended: UNATTENDED_DROP,
             secret: SECRET,
+            waiting: 0,
         };
         change(&mut control);
         self.control.set(0, control, 0).expect("CONTROL is written");

@@ -33,6 +33,7 @@ pub struct Count {
     active: AtomicUsize,
     most: AtomicUsize,
     peers: Mutex<Vec<SocketAddr>>,
+    fullest: Mutex<Vec<SocketAddr>>,
     streams: Mutex<HashMap<usize, TcpStream>>,
 }
 
@@ -58,16 +59,29 @@ impl Count {
             .clone()
     }
 
+    /// Whose they were when there were the most of them.
+    #[must_use]
+    pub fn fullest(&self) -> Vec<SocketAddr> {
+        self.fullest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Returns the number under which [`Self::closed`] finds it.
     fn opened(&self, stream: &TcpStream, peer: SocketAddr) -> io::Result<usize> {
         let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(active, Ordering::SeqCst);
+        let is_fullest = active > self.most.fetch_max(active, Ordering::SeqCst);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.push(peer);
         let number = peers.len();
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.insert(number, stream.try_clone()?);
+        if is_fullest {
+            let mut fullest = self.fullest.lock().unwrap_or_else(PoisonError::into_inner);
+            *fullest = streams.keys().map(|number| peers[number - 1]).collect();
+        }
         Ok(number)
     }
 

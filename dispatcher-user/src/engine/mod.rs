@@ -163,16 +163,16 @@ impl Engine {
 
     /// One round over everything that may have come in. Returns whether more waits already.
     ///
-    /// Slots that became free are known before requests that want them, and messages of operators
-    /// before both.
+    /// Slots that became free are known before whoever wants them or asks for them, and messages of
+    /// operators before requests.
     fn turn(&mut self) -> bool {
         let now = clock::now();
-        // 1. What the rest of the daemon wants.
+        // 1. Phases that flows entered.
+        let mut busy = self.handle_events(now);
+        // 2. What the rest of the daemon wants.
         while let Some(message) = self.inbox.next() {
             self.handle_message(now, message);
         }
-        // 2. Phases that flows entered.
-        let mut busy = self.handle_events(now);
         // 3. Connection requests.
         busy |= self.receive(now);
         // 4. Deadlines.
@@ -191,7 +191,19 @@ impl Engine {
         busy |= self.reset_some(now);
         self.sockets.flush();
         self.tick(now);
+        busy |= self.want_every_event();
         busy || !self.to_reconcile.is_empty()
+    }
+
+    /// Has every event wake this thread while a request waits. Returns whether that is new: what
+    /// came before the program knew is to be taken before the thread sleeps.
+    fn want_every_event(&mut self) -> bool {
+        if self.control.waiting != 0 || self.admission.queued_count() == 0 {
+            return false;
+        }
+        self.control.waiting = 1;
+        self.tell_program();
+        true
     }
 
     fn handle_events(&mut self, now: Time) -> bool {
@@ -356,6 +368,7 @@ impl Engine {
         let ticks = clock::ticks(now);
         if ticks != self.control.ticks {
             self.control.ticks = ticks;
+            self.control.waiting = u32::from(self.admission.queued_count() > 0);
             self.tell_program();
             self.forget_gone();
             self.look_for_lost_events();
@@ -437,6 +450,7 @@ fn first_control(generation: u32, says: Unattended, now: Time) -> Control {
         ticks: clock::ticks(now),
         unattended: unattended(says),
         secret: floods::secret(),
+        waiting: 0,
     }
 }
 

@@ -1,0 +1,101 @@
+//! What happens to flows wakes the admission thread when a request waits for it, and only then.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dispatcher_common::control::TICK_MS;
+use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
+use dispatcher_tests::daemon::Daemon;
+use dispatcher_tests::scenario::{assert_settles, one_backend};
+use dispatcher_tests::server::{self, Server};
+use dispatcher_tests::topology::Family;
+use dispatcher_tests::{PATIENCE, client, eventually};
+
+/// Connections, one after the other.
+const CONNECTIONS: u32 = 200;
+/// Apart enough for the phases of a connection to be noticed one by one.
+const SERVICE_TIME: Duration = Duration::from_millis(2);
+
+#[test]
+fn a_connection_that_finds_a_slot_wakes_the_daemon_once() {
+    let lab = one_backend();
+    let _server = Server::start(lab.backend(0), BACKEND_PORT, server::http(SERVICE_TIME)).unwrap();
+    let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+
+    let (began, before) = (Instant::now(), sleeps(&daemon));
+    lab.client(0).enter(|| {
+        for _ in 0..CONNECTIONS {
+            client::fetch(service).unwrap();
+            thread::sleep(SERVICE_TIME);
+        }
+    });
+    let slept = sleeps(&daemon) - before;
+    let ticks = began.elapsed().as_millis() as u64 / TICK_MS;
+
+    assert_settles(&daemon);
+    assert_eq!(daemon.status().requests("admitted"), u64::from(CONNECTIONS));
+    // Its phases would wake it thrice more. Half a time for each is left to the machine.
+    let allowed = u64::from(CONNECTIONS) * 3 / 2 + 2 * ticks;
+    println!("slept {slept} times in {ticks} ticks");
+    assert!(slept <= allowed, "slept {slept} times, not {allowed}");
+    daemon.finish().unwrap();
+}
+
+#[test]
+fn a_request_that_waits_has_the_slot_long_before_the_next_tick() {
+    let lab = one_backend();
+    let _server =
+        Server::start(lab.backend(0), BACKEND_PORT, server::http(Duration::ZERO)).unwrap();
+    let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 1)).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+
+    let mut waits: Vec<_> = lab.client(0).enter(|| {
+        (0..CONNECTIONS / 4)
+            .map(|_| {
+                let holder = client::connect(service).unwrap();
+                let waiting = thread::scope(|scope| {
+                    let waiting = scope.spawn(|| {
+                        let begin = lab.client(0).enter(|| client::connect(service));
+                        (begin.unwrap(), Instant::now())
+                    });
+                    eventually(PATIENCE, "one waits", || daemon.status().queued() == 1);
+                    let released = Instant::now();
+                    drop(holder);
+                    let (stream, served) = waiting.join().unwrap();
+                    drop(stream);
+                    served.saturating_duration_since(released)
+                });
+                eventually(PATIENCE, "the slot is free", || {
+                    daemon.status().active() == 0
+                });
+                waiting
+            })
+            .collect()
+    });
+    waits.sort_unstable();
+    let median = waits[waits.len() / 2];
+    println!(
+        "{median:?} from one to the next, at most {:?}",
+        waits[waits.len() - 1]
+    );
+    // Found by ticks alone it would be half of one.
+    assert!(median < Duration::from_millis(TICK_MS / 4), "{median:?}");
+    daemon.finish().unwrap();
+}
+
+/// How often the admission thread has gone to sleep.
+fn sleeps(daemon: &Daemon) -> u64 {
+    fs::read_dir(format!("/proc/{}/task", daemon.pid()))
+        .unwrap()
+        .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+        .find(|status| status.starts_with("Name:\tadmission\n"))
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line?.trim().parse().ok()
+        })
+        .expect("the admission thread")
+}
