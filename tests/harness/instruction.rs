@@ -14,6 +14,8 @@ pub struct Instruction {
 pub const SIZE_32: u8 = 0x00;
 /// 2 bytes.
 pub const SIZE_16: u8 = 0x08;
+/// 1 byte.
+pub const SIZE_8: u8 = 0x10;
 /// 8 bytes.
 pub const SIZE_64: u8 = 0x18;
 
@@ -72,6 +74,24 @@ pub const fn set(dst: u8, immediate: i32) -> Instruction {
 #[must_use]
 pub const fn add(dst: u8, immediate: i32) -> Instruction {
     instruction(0x07, dst, 0, 0, immediate)
+}
+
+/// `dst += src`.
+#[must_use]
+pub const fn add_register(dst: u8, src: u8) -> Instruction {
+    instruction(0x0f, dst, src, 0, 0)
+}
+
+/// `dst ^= immediate`.
+#[must_use]
+pub const fn flip(dst: u8, immediate: i32) -> Instruction {
+    instruction(0xa7, dst, 0, 0, immediate)
+}
+
+/// `dst >>= immediate`, unsigned.
+#[must_use]
+pub const fn shift_right(dst: u8, immediate: i32) -> Instruction {
+    instruction(0x77, dst, 0, 0, immediate)
 }
 
 /// `dst &= immediate`.
