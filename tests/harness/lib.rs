@@ -3,6 +3,7 @@
 
 pub mod netns;
 pub mod instruction;
+pub mod bpf;
 pub mod port_program;
 pub mod topology;
 pub mod narrows;
@@ -29,15 +30,19 @@ pub mod interrupt;
 pub mod browser;
 pub mod sampler;
 pub mod kernel;
+pub mod machine;
+pub mod drawing;
 pub mod scenario;
 pub mod churn;
 pub mod outages;
 pub mod restarts;
+pub mod adoption;
 pub mod packet;
 pub mod icmp;
 pub mod program;
 pub mod test_run;
 pub mod floor;
+pub mod nat;
 
 use std::time::{Duration, Instant};
 

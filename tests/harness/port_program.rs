@@ -4,8 +4,6 @@
 //! are lost. Two of them do to VLAN tags what a switch's port does, on a kernel without VLANs too.
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,6 +12,7 @@ use dispatcher_common::link::VLAN_ID_MASK;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use crate::bpf::{load_xdp, pin};
 use crate::instruction::{
     Instruction, SIZE_16, SIZE_32, XDP_DROP, XDP_PASS, add, call, copy, give, load, mask, set,
     skip_if_beyond, skip_unless_equal, store, store_immediate,
@@ -23,9 +22,6 @@ use crate::netns::Namespace;
 /// Where the BPF file system belongs.
 pub const BPF_FS: &str = "/sys/fs/bpf";
 
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_OBJ_PIN: libc::c_long = 6;
-const BPF_PROG_TYPE_XDP: u32 = 6;
 /// Number of the helper `bpf_xdp_adjust_head`.
 const ADJUST_HEAD: i32 = 44;
 
@@ -161,53 +157,4 @@ pub fn mount_bpf_fs() -> Result<()> {
     let kind = Some("bpf");
     mount(kind, BPF_FS, kind, MsFlags::empty(), None::<&str>)
         .context("cannot mount the BPF file system on /sys/fs/bpf")
-}
-
-/// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct LoadAttr {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-}
-
-/// The head of `union bpf_attr` for `BPF_OBJ_PIN`.
-#[repr(C)]
-struct PinAttr {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
-
-fn load_xdp(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    let license = c"MIT";
-    let attr = LoadAttr {
-        prog_type: BPF_PROG_TYPE_XDP,
-        insn_cnt: instructions.len() as u32,
-        insns: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-    };
-    // SAFETY: `attr` has the layout of the head of `union bpf_attr` for this command and its size
-    // is given; the addresses in it are of things that outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &attr, size_of::<LoadAttr>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us, and nothing else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-fn pin(program: &OwnedFd, path: &Path) -> io::Result<()> {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
-    let attr = PinAttr {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: program.as_raw_fd() as u32,
-        file_flags: 0,
-    };
-    // SAFETY: as above; `path` and `program` outlive the call.
-    match unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &attr, size_of::<PinAttr>()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

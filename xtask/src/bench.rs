@@ -11,12 +11,16 @@ use crate::setup;
 
 /// Takes minutes, and a server that nothing else needs: it runs only when it is named.
 const OVERLOAD: &str = "overload";
+/// Compares with programs that nothing else needs.
+const CONTENDERS: &str = "contenders";
+/// Makes a bench that measures for minutes shorter.
+const QUICK: &str = "--quick";
 
 #[derive(Args)]
 pub struct Options {
     /// Names of benchmarks, as `admission` or `program`; without any, all but `overload`.
     names: Vec<String>,
-    /// What the benchmarks are given: `overload` takes `--quick`.
+    /// What the benchmarks are given: `contenders` and `overload` take `--quick`.
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -35,9 +39,12 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
         names => names.contains(&target.name),
     };
     for target in there.iter().filter(asked) {
-        if target.name == OVERLOAD {
-            setup::install_for(OVERLOAD, setup::packages::OVERLOAD, runner)?;
-        }
+        let needs = match &*target.name {
+            OVERLOAD => setup::packages::OVERLOAD,
+            CONTENDERS => setup::packages::CONTENDERS,
+            _ => &[],
+        };
+        setup::install_for(&target.name, needs, runner)?;
         let mut cargo = cargo::command("bench");
         cargo.args(["--package", &target.package, "--bench", &target.name]);
         if target.package == TESTS_PACKAGE {
@@ -47,7 +54,40 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
                 .env("DISPATCHER_BIN", dispatcher)
                 .envs(cargo::elevating_runner()?);
         }
-        runner.run(cargo.arg("--").args(&options.arguments))?;
+        runner.run(cargo.arg("--").args(options.arguments_of(&target.name)))?;
     }
     Ok(())
+}
+
+impl Options {
+    /// What a benchmark is given. One that was not asked for by name is not given what it does not
+    /// know.
+    fn arguments_of(&self, name: &str) -> Vec<&OsString> {
+        let quick = [CONTENDERS, OVERLOAD].contains(&name);
+        let known = |argument: &&OsString| (*argument == QUICK) == quick;
+        let all = self.arguments.iter();
+        all.filter(|argument| !self.names.is_empty() || known(argument))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(names: &[&str], arguments: &[&str], to: &str) -> Vec<OsString> {
+        let options = Options {
+            names: names.iter().map(ToString::to_string).collect(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+        };
+        options.arguments_of(to).into_iter().cloned().collect()
+    }
+
+    #[test]
+    fn without_names_each_is_given_what_it_knows() {
+        let arguments = ["--quick", "--json"];
+        assert_eq!(given(&[], &arguments, "contenders"), ["--quick"]);
+        assert_eq!(given(&[], &arguments, "program"), ["--json"]);
+        assert_eq!(given(&["program"], &arguments, "program"), arguments);
+    }
 }

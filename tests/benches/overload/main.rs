@@ -21,7 +21,6 @@ mod picture;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -30,10 +29,10 @@ use clap::{Parser, Subcommand};
 use dispatcher_tests::apache::{self, Apache, Finished, WORKERS_MAX};
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::{self, Daemon};
-use dispatcher_tests::interrupt;
 use dispatcher_tests::status::Status;
 use dispatcher_tests::topology::{Family, Lab, Topology};
 use dispatcher_tests::zram::Swap;
+use dispatcher_tests::{interrupt, machine};
 use nix::unistd::geteuid;
 
 use crate::figures::{DaemonSample, Run, Sample, Window, curve, milliseconds, table};
@@ -209,7 +208,11 @@ fn overload(quick: bool) -> Result<ExitCode> {
     let plan = Plan::new(quick);
     let results = measure(&plan)?;
     let report = format!("{setting}\n\n{}", report(&results));
-    let (table, picture) = (target("bench-overload.md"), target("bench-overload.svg"));
+    let report_file = |name| machine::report(env!("CARGO_TARGET_TMPDIR"), name);
+    let (table, picture) = (
+        report_file("bench-overload.md"),
+        report_file("bench-overload.svg"),
+    );
     fs::write(&table, &report).with_context(|| format!("cannot write {}", table.display()))?;
     let drawn = picture::draw(&results.carries, &results.last, &plan);
     fs::write(&picture, drawn).with_context(|| format!("cannot write {}", picture.display()))?;
@@ -222,30 +225,15 @@ fn overload(quick: bool) -> Result<ExitCode> {
     })
 }
 
-fn target(name: &str) -> std::path::PathBuf {
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    tmp.parent().unwrap_or(tmp).join(name)
-}
-
 /// Machine and server, without which the figures mean nothing.
 fn setting() -> Result<String> {
-    let cpus = fs::read_to_string("/proc/cpuinfo")?;
-    let models = cpus
-        .lines()
-        .filter_map(|line| line.strip_prefix("model name"));
-    let models: Vec<_> = models
-        .map(|rest| rest.trim_start_matches([' ', '\t', ':']))
-        .collect();
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     Ok(format!(
         "{}, PHP inside, {WORKERS_MAX} workers at most, {} MiB of memory, swap on zram; clients \
-         wait {} s; {} × {}, Linux {}.",
+         wait {} s; {}.",
         apache::version()?,
         MEMORY >> 20,
         PATIENCE.as_secs(),
-        models.len(),
-        models.first().unwrap_or(&"processor"),
-        kernel.trim()
+        machine::describe()?
     ))
 }
 

@@ -22,6 +22,8 @@ enum Sign {
     Header(&'static str),
     /// What the name of a module of Apache begins with; a version follows.
     ApacheModule(&'static str),
+    /// A module of nginx.
+    NginxModule(&'static str),
 }
 
 impl Need {
@@ -110,6 +112,21 @@ pub const OVERLOAD: &[Need] = &[
     },
 ];
 
+/// What the benchmark `contenders` needs besides: those it compares with.
+pub const CONTENDERS: &[Need] = &[
+    command("nft", "nftables", "the kernel's own NAT"),
+    command(
+        "haproxy",
+        "haproxy",
+        "a proxy with a queue; its service is not started",
+    ),
+    Need {
+        package: "libnginx-mod-stream",
+        why: "a proxy without one, by nginx",
+        sign: Sign::NginxModule("ngx_stream_module.so"),
+    },
+];
+
 /// What the tests of the status page need, and nothing else does: it is large.
 pub const BROWSER: &[Need] = &[command(
     "chromium",
@@ -166,6 +183,7 @@ impl Sign {
             Self::StaticCommand(name) => privilege::find(name).is_some_and(|path| is_static(&path)),
             Self::Header(name) => header_exists(name),
             Self::ApacheModule(name) => apache_module_exists(name),
+            Self::NginxModule(name) => Path::new("/usr/lib/nginx/modules").join(name).exists(),
         }
     }
 }

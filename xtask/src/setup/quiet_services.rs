@@ -1,8 +1,8 @@
-//! Keeps Debian from starting nginx's service when the package is installed: the lab wants the
-//! program, not a server on port 80 of this machine, now or after the next boot.
+//! Keeps Debian from starting services of nginx and HAProxy when their packages are installed: lab
+//! and benches want the programs, not servers on this machine, now or after the next boot.
 //!
 //! Debian asks `/usr/sbin/policy-rc.d` before it starts a service. Ours stands there during the
-//! installation, refuses nginx, and means nothing once this process is gone.
+//! installation, refuses these, and means nothing once this process is gone.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,18 +16,24 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// "Action forbidden by policy."
 const FORBIDDEN: u8 = 101;
 
+/// Services, by what the names of their packages begin with.
+const SERVICES: [&str; 2] = ["nginx", "haproxy"];
+
 /// While an installation runs.
 pub struct Quiet {
-    nginx: bool,
+    /// Services of what is installed.
+    services: Vec<&'static str>,
     ours: bool,
 }
 
 impl Quiet {
     /// Before the installation of `packages`.
     pub fn begin(packages: &[&str], runner: Runner) -> Result<Self> {
-        let nginx = packages.iter().any(|package| package.starts_with("nginx"));
+        let is_installed =
+            |service: &&str| packages.iter().any(|package| package.starts_with(*service));
+        let services: Vec<_> = SERVICES.into_iter().filter(is_installed).collect();
         // Somebody else's policy is theirs; containers have one that refuses everything.
-        let ours = nginx && !Path::new(POLICY).exists();
+        let ours = !services.is_empty() && !Path::new(POLICY).exists();
         if ours {
             let draft = std::env::temp_dir().join(format!("policy-rc.d.{}", std::process::id()));
             let text = policy(std::process::id());
@@ -38,7 +44,7 @@ impl Quiet {
             std::fs::remove_file(&draft)?;
             installed?;
         }
-        Ok(Self { nginx, ours })
+        Ok(Self { services, ours })
     }
 
     /// After it, whether it succeeded or not.
@@ -47,16 +53,19 @@ impl Quiet {
             runner.run(privilege::elevated("rm")?.args(["-f", POLICY]))?;
         }
         let systemd = Path::new("/run/systemd/system").exists();
-        if self.nginx && systemd && has_unit() {
-            runner.run(privilege::elevated("systemctl")?.args(["disable", "nginx.service"]))?;
+        for service in self.services {
+            let unit = format!("{service}.service");
+            if systemd && is_enabled(&unit) {
+                runner.run(privilege::elevated("systemctl")?.args(["disable", &unit]))?;
+            }
         }
         Ok(())
     }
 }
 
-fn has_unit() -> bool {
+fn is_enabled(unit: &str) -> bool {
     Command::new("systemctl")
-        .args(["--quiet", "is-enabled", "nginx.service"])
+        .args(["--quiet", "is-enabled", unit])
         .status()
         .is_ok_and(|status| status.success())
 }
@@ -66,8 +75,9 @@ fn policy(process: u32) -> String {
         "#!/bin/sh\n\
          # Of `cargo xtask setup`; without its process this file means nothing and may go.\n\
          [ -d /proc/{process} ] || exit 0\n\
-         case \"$1\" in nginx*) exit {FORBIDDEN} ;; esac\n\
-         exit 0\n"
+         case \"$1\" in {}*) exit {FORBIDDEN} ;; esac\n\
+         exit 0\n",
+        SERVICES.join("*|")
     )
 }
 
@@ -84,10 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn only_nginx_is_refused_and_only_while_we_run() {
+    fn only_our_services_are_refused_and_only_while_we_run() {
         let own = std::process::id();
         assert_eq!(asked(own, "nginx"), Some(101));
         assert_eq!(asked(own, "nginx.service"), Some(101));
+        assert_eq!(asked(own, "haproxy.service"), Some(101));
         assert_eq!(asked(own, "ssh"), Some(0));
         // No process has this id: it is above the kernel's highest.
         assert_eq!(asked(u32::MAX, "nginx"), Some(0));
