@@ -1,5 +1,5 @@
-//! Everything that judges the source: without running it, but for what the program costs. Changes
-//! nothing.
+//! Everything that judges the source: without running it, but for what program and decisions cost.
+//! Changes nothing.
 
 use std::process::Command;
 
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::bpf;
 use xtask::bpf::toolchain;
 use xtask::command::{self, Runner};
+use xtask::costs;
 
 use crate::{cargo, privilege, tidy};
 
@@ -14,7 +15,7 @@ type Step = fn(Runner) -> Result<()>;
 
 /// Takes every step, whatever an earlier one found.
 pub fn run(runner: Runner) -> Result<()> {
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("tidy", |_| tidy::run()),
         ("format", format),
         ("clippy for BPF", clippy_for_bpf),
@@ -22,6 +23,7 @@ pub fn run(runner: Runner) -> Result<()> {
         ("documentation", documentation),
         ("dependencies", dependencies),
         ("cost of the program", cost_of_the_program),
+        ("cost of decisions", cost_of_decisions),
     ];
     let mut failed = Vec::new();
     for (name, step) in steps {
@@ -68,6 +70,40 @@ fn cost_of_the_program(runner: Runner) -> Result<()> {
     let root = cargo::elevating_runner().context("the program cannot be loaded")?;
     let mut cargo = cargo::command("test");
     runner.run(cargo.args(["--workspace", "--test", "verifier"]).envs(root))
+}
+
+/// Instructions, counted by callgrind in a simulation: the same in every run.
+fn cost_of_decisions(runner: Runner) -> Result<()> {
+    ensure!(
+        privilege::find("valgrind").is_some(),
+        "no valgrind: run `cargo xtask setup`"
+    );
+    let mut bench = cargo::command("bench");
+    bench.args(["--package", "dispatcher-decisions", "--bench", "admission"]);
+    bench.args(["--", "--guarded"]);
+    if runner.dry_run {
+        return runner.run(&mut bench);
+    }
+    let counts = command::ask(&mut bench)?;
+    let counted: Vec<_> = counts
+        .lines()
+        .filter_map(|line| {
+            let (name, count) = line.split_once(' ')?;
+            Some((name, count.parse().ok()?))
+        })
+        .collect();
+    costs::check("admission", &compiler()?, &counted)
+}
+
+/// What the counts depend on besides the source: `rustc 1.95.0 on x86_64`.
+fn compiler() -> Result<String> {
+    let version = command::ask(Command::new("rustc").arg("--version"))?;
+    let number: Vec<_> = version.split(' ').take(2).collect();
+    Ok(format!(
+        "{} on {}",
+        number.join(" "),
+        std::env::consts::ARCH
+    ))
 }
 
 fn component(name: &str, subcommand: &str) -> Result<()> {

@@ -193,7 +193,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         if request.collisions < COLLISIONS_MAX
             && let Some(backend) = self.pick(service, open, &request.key.src, request.tried)
         {
-            self.admit(now, backend, request);
+            self.admit(now, backend, request, None);
         } else {
             self.unadmit(request, RefuseReason::Collision);
         }
@@ -233,7 +233,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         if self.flows.get(id.index).is_some() {
             return Err(AdoptError::IndexInUse);
         }
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(&key);
         if self.find(hash, &key).is_some() {
             return Err(AdoptError::KeyInUse);
         }
@@ -335,7 +335,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let flow = self.flows.remove(index)?;
         self.timers.remove(flow.timer);
         let owner = Owner::new(OwnerKind::Flow(index));
-        self.index.remove(self.hasher.hash_one(flow.key), owner);
+        self.index.remove(self.hash(&flow.key), owner);
         self.backends[flow.backend.0].flows -= 1;
         Some(flow)
     }

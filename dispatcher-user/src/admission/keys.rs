@@ -95,6 +95,22 @@ impl KeyIndex {
         self.len += 1;
     }
 
+    /// Puts another owner in the place of one whose key it has now.
+    pub(super) fn replace(&mut self, hash: u64, old: Owner, new: Owner) {
+        if self.buckets.is_empty() {
+            return;
+        }
+        let wanted = pack(hash as u32, old);
+        let mut at = self.home(hash as u32);
+        while self.buckets[at] != wanted {
+            if self.buckets[at] == 0 {
+                return;
+            }
+            at = self.after(at);
+        }
+        self.buckets[at] = pack(hash as u32, new);
+    }
+
     /// Takes an owner out, and closes the gap: no bucket is ever a tombstone.
     pub(super) fn remove(&mut self, hash: u64, owner: Owner) {
         if self.buckets.is_empty() {

@@ -45,6 +45,7 @@ mod tests;
 use core::hash::BuildHasher;
 use std::collections::VecDeque;
 
+use dispatcher_common::addr::Addr;
 use dispatcher_common::flow::FlowKey;
 
 use backlog::Backlog;
@@ -227,6 +228,17 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         backend.limiter.give_back(now, slot);
         self.groups.give_back(backend.settings.group);
         self.refresh(id);
+    }
+
+    /// The hash of a 5-tuple. Its words are taken in faster than its bytes.
+    #[inline]
+    fn hash(&self, key: &FlowKey) -> u64 {
+        let word = |addr: &Addr| u128::from_ne_bytes(*addr.bytes());
+        let ports = (key.src_port.bytes(), key.dst_port.bytes());
+        let ([a, b], [c, d]) = ports;
+        let ports = u32::from_ne_bytes([a, b, c, d]);
+        self.hasher
+            .hash_one((word(&key.src), word(&key.dst), ports))
     }
 
     fn find(&self, hash: u64, key: &FlowKey) -> Option<OwnerKind> {

@@ -20,6 +20,7 @@ use super::retry::TRIED_FOR;
 use super::select::Open;
 use super::service::Service;
 use super::settings::Overflow;
+use super::timer::TimerId;
 use super::{Admission, Time};
 
 /// A request on its way through.
@@ -35,6 +36,13 @@ pub(super) struct Request<R> {
     pub(super) tried: Tried,
     /// How often it has collided.
     pub(super) collisions: u8,
+}
+
+/// What a request has while it waits, and its flow takes over: a timer, and the key under this
+/// owner.
+pub(super) struct Held {
+    timer: TimerId,
+    owner: Owner,
 }
 
 /// Where a request stands that has to wait.
@@ -64,7 +72,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             self.discard(service, request, DiscardReason::NoService);
             return;
         }
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(&key);
         match self.find(hash, &key) {
             Some(OwnerKind::Request(index)) => {
                 self.handle_repeated(now, index, isn, request);
@@ -155,7 +163,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             self.pick(request.service, open, &request.key.src, request.tried)
         {
             self.services[request.service.0].counters.admit();
-            self.admit(now, backend, request);
+            self.admit(now, backend, request, None);
         }
     }
 
@@ -174,11 +182,29 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         service.members.get(picked as usize).copied().flatten()
     }
 
-    /// Takes a slot and a place in the flow table, which must have one.
-    pub(super) fn admit(&mut self, now: Time, backend: BackendId, request: Request<R>) {
+    /// Takes a slot and a place in the flow table, which must have one. `held` is what the request
+    /// had while it waited.
+    pub(super) fn admit(
+        &mut self,
+        now: Time,
+        backend: BackendId,
+        request: Request<R>,
+        held: Option<Held>,
+    ) {
         let id = self.flows.next_id();
         let owner = Owner::new(OwnerKind::Flow(id.index));
-        let timer = self.timers.add(owner);
+        let hash = self.hash(&request.key);
+        let timer = match held {
+            Some(held) => {
+                self.index.replace(hash, held.owner, owner);
+                self.timers.hand_over(held.timer, owner);
+                held.timer
+            }
+            None => {
+                self.index.insert(hash, owner);
+                self.timers.add(owner)
+            }
+        };
         let inserted = self.flows.insert(Flow {
             key: request.key,
             service: request.service,
@@ -197,7 +223,6 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             links: Links::NONE,
         });
         debug_assert!(inserted.is_ok(), "room was made before");
-        self.index.insert(self.hasher.hash_one(request.key), owner);
         let of = &self.services[request.service.0];
         let handshake = of.settings.handshake_in(&of.flood);
         let answer = of.settings.connect.min(handshake);
@@ -251,7 +276,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             service.count_source(key.src);
             service.window_begun.get_or_insert(now);
             service.queue_level.set(now, service.queue.len());
-            self.index.insert(self.hasher.hash_one(key), owner);
+            self.index.insert(self.hash(&key), owner);
             self.arm_request(index);
             self.wait_for_groups(id);
         }
@@ -270,6 +295,14 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
 
     /// Takes a request out of the queue, with all that was kept for it.
     pub(super) fn dequeue(&mut self, now: Time, index: u32) -> Option<Queued<R>> {
+        let (queued, held) = self.take_out(now, index)?;
+        self.timers.remove(held.timer);
+        self.index.remove(self.hash(&queued.key), held.owner);
+        Some(queued)
+    }
+
+    /// Takes a request out of the queue, and tells what it still has: its timer and its key.
+    fn take_out(&mut self, now: Time, index: u32) -> Option<(Queued<R>, Held)> {
         let id = self.backlog.get(index).service();
         let service = &mut self.services[id.0];
         let queued = self.backlog.remove(&mut service.queue, index)?;
@@ -279,10 +312,11 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
         service.uncount_source(&queued.key.src);
         service.queue_level.set(now, service.queue.len());
-        self.timers.remove(queued.timer);
-        let owner = Owner::new(OwnerKind::Request(index));
-        self.index.remove(self.hasher.hash_one(queued.key), owner);
-        Some(queued)
+        let held = Held {
+            timer: queued.timer,
+            owner: Owner::new(OwnerKind::Request(index)),
+        };
+        Some((queued, held))
     }
 
     /// Whichever comes first, the end of a request's wait or of the hope that its client is there.
@@ -366,19 +400,16 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 self.wait_for_groups(id);
                 return;
             };
-            let Some(queued) = self.dequeue(now, index) else {
+            let Some((queued, held)) = self.take_out(now, index) else {
                 return;
             };
             self.services[id.0].counters.admit();
             let waited = Some(now.since(queued.enqueued_at));
-            self.admit(
-                now,
-                backend,
-                Request {
-                    waited,
-                    ..queued.into()
-                },
-            );
+            let request = Request {
+                waited,
+                ..queued.into()
+            };
+            self.admit(now, backend, request, Some(held));
         }
     }
 

@@ -96,7 +96,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         if let Some(backend) = self.pick(id, open, &request.key.src, request.tried) {
             if self.make_room(now) {
                 self.services[id.0].counters.admit();
-                self.admit(now, backend, request);
+                self.admit(now, backend, request, None);
                 return;
             }
             self.starve(id);

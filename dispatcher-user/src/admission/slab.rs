@@ -69,6 +69,7 @@ impl<T> Slab<T> {
     }
 
     /// Puts a record anywhere; gives it back when the table is full.
+    #[inline]
     pub(super) fn insert(&mut self, record: T) -> Result<u32, T> {
         if self.is_full() {
             return Err(record);
@@ -95,6 +96,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes a record out.
+    #[inline]
     pub(super) fn remove(&mut self, index: u32) -> Option<T> {
         let slot = self.slots.get_mut(index as usize)?;
         if matches!(slot, Entry::Free { .. }) {
@@ -153,9 +155,11 @@ impl<T> Slab<T> {
         index
     }
 
+    #[inline]
     fn occupy(&mut self, index: u32, record: T) {
         let slot = &mut self.slots[index as usize];
-        if let Entry::Free { previous, next } = core::mem::replace(slot, Entry::Used(record)) {
+        if let Entry::Free { previous, next } = *slot {
+            *slot = Entry::Used(record);
             self.set_next(previous, next);
             self.set_previous(next, previous);
             self.len += 1;

@@ -65,6 +65,8 @@ pub(super) enum Step {
 pub(super) struct Wheel {
     /// Tick that was reached: everything before it has fired.
     reached: u64,
+    /// No timer is due before this tick; maybe none is due at it.
+    soonest: u64,
     /// Which slots of a level have timers.
     occupied: [u64; LEVELS],
     slots: Vec<List>,
@@ -84,6 +86,7 @@ impl Wheel {
         };
         Self {
             reached: 0,
+            soonest: u64::MAX,
             occupied: [0; LEVELS],
             slots: vec![empty; LEVELS * SLOTS],
             timers: Slab::new(capacity),
@@ -109,6 +112,11 @@ impl Wheel {
             .ok()
             .and_then(|index| NonZeroU32::new(index + 1));
         TimerId(index.expect("there is room for a timer for each record that there may be"))
+    }
+
+    /// Gives a timer to another owner, who is to arm it anew.
+    pub(super) fn hand_over(&mut self, timer: TimerId, owner: Owner) {
+        self.timers[timer.index()].owner = owner;
     }
 
     /// Forgets a timer, armed or not.
@@ -142,28 +150,36 @@ impl Wheel {
     /// order of their ticks.
     pub(super) fn step(&mut self, now: Time) -> Step {
         let now = now.0 / NANOS_PER_TICK;
-        match self.first_slot() {
-            Some((tick, place)) if tick <= now => {
-                self.reached = tick;
-                let index = self.slots[place as usize].first;
-                self.unlink(index);
-                if usize::from(place) < SLOTS {
-                    Step::Fired(self.timers[index].owner)
-                } else {
-                    self.link(index);
-                    Step::Moved
-                }
-            }
-            _ => {
-                self.reached = self.reached.max(now);
-                Step::Idle
-            }
+        if now < self.soonest {
+            self.reached = self.reached.max(now);
+            return Step::Idle;
+        }
+        let (tick, place) = self.first_slot().unwrap_or((u64::MAX, 0));
+        self.soonest = tick;
+        if now < tick {
+            self.reached = self.reached.max(now);
+            return Step::Idle;
+        }
+        self.reached = tick;
+        let index = self.slots[place as usize].first;
+        self.unlink(index);
+        if usize::from(place) < SLOTS {
+            Step::Fired(self.timers[index].owner)
+        } else {
+            self.link(index);
+            Step::Moved
         }
     }
 
     /// The slot to be reached first, and its first tick. Of two that begin together the higher
-    /// level comes first: it may hold timers for that very tick.
+    /// level comes first, if the lower one does not fire already: it may hold timers for that very
+    /// tick.
     fn first_slot(&self) -> Option<(u64, u16)> {
+        // While a slot of the lowest level fires, it stays the first.
+        let slot = self.reached as usize % SLOTS;
+        if self.occupied[0] >> slot & 1 != 0 {
+            return Some((self.reached, slot as u16));
+        }
         let mut first = None;
         for level in (0..LEVELS).rev() {
             if self.occupied[level] == 0 {
@@ -186,6 +202,8 @@ impl Wheel {
         let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
         let place = level as usize * SLOTS + slot;
         self.occupied[level as usize] |= 1 << slot;
+        let shift = level * SLOT_BITS;
+        self.soonest = self.soonest.min(tick >> shift << shift);
 
         let last = self.slots[place].last;
         self.slots[place].last = index;

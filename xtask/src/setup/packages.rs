@@ -84,6 +84,11 @@ pub const NEEDS: &[Need] = &[
     command("curl", "curl", "client of demo and tests"),
     command("tcpdump", "tcpdump", "judges checksums in the tests"),
     command(
+        "valgrind",
+        "valgrind",
+        "counts the instructions of decisions, for lint",
+    ),
+    command(
         "dpkg-shlibdeps",
         "dpkg-dev",
         "finds the libraries that the Debian package depends on",
