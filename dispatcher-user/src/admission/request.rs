@@ -186,6 +186,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             isn: Some(request.isn),
             generation: id.generation,
             phase: Phase::default(),
+            silent: false,
             state: FlowState::HalfOpen,
             timer,
             admitted_at: now,
@@ -198,9 +199,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         });
         debug_assert!(inserted.is_ok(), "room was made before");
         self.index.insert(self.hasher.hash_one(request.key), owner);
-        let of = &self.services[request.service.0];
-        let handshake = of.settings.handshake_in(&of.flood);
-        let answer = of.settings.connect.min(handshake);
+        let answer = self.services[request.service.0].answer_in();
         self.timers.arm(timer, now + answer);
 
         let taken = &mut self.backends[backend.0];
