@@ -26,7 +26,7 @@ const CLIENTS: usize = 4;
 /// Connections that each of them makes after the next start.
 const AFTERWARDS: u64 = 3;
 /// Labs at once: each waits most of the time.
-const AT_ONCE: usize = 7;
+const AT_ONCE: usize = 8;
 /// A SYN that was lost comes again after a second, and after more.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -63,7 +63,7 @@ const fn plan(point: Point) -> (Way, u32) {
         Point::FirstEntryRemoved | Point::FlowRemoved => (Way::Traffic, 3),
         Point::ChangePlanned | Point::OldRemoved | Point::ServicesGone => (Way::Reload, 2),
         Point::CountsForgotten => (Way::Reload, 1),
-        Point::ResetQueued => (Way::Disable, 1),
+        Point::FlowCut | Point::ResetQueued | Point::ResetsSent => (Way::Disable, 1),
         Point::LinkUnpinned => (Way::Stop, 1),
         // Some are left.
         Point::MapUnpinned => (Way::Stop, 4),

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dispatcher_common::header::TcpFlags;
 use dispatcher_tests::config::{BACKEND_PORT, Backend, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
+use dispatcher_tests::raw::RawClient;
 use dispatcher_tests::scenario::{assert_settles, fetch_at_once, on_all};
 use dispatcher_tests::server::{self, Count, Server};
 use dispatcher_tests::topology::{Family, Lab, Topology};
@@ -377,24 +379,46 @@ fn requests_without_an_answer_take_a_back_end_down_and_one_brings_it_back() {
     assert_settles(&daemon);
 }
 
-/// Nobody checks, and nobody answers: silence takes a back-end down too.
+/// Nobody checks, and nobody answers: silence takes a back-end down too, whichever time shows it.
+/// A client that does not finish its handshake takes nobody down.
 #[test]
 fn silence_takes_a_back_end_down() {
-    let lab = Topology::default().up().unwrap();
-    let _servers = on_all(&lab, || server::http(Duration::ZERO));
-    let mut config = config(&lab, Family::V4, "off", "passive = 3");
-    let web = config.web();
-    web.ceiling = "interval = \"100ms\"".to_owned();
-    web.connect_timeout = Some("300ms");
-    // Nobody has this address.
-    web.backends[1].address = "10.0.0.99:8080".parse().unwrap();
-    let daemon = Daemon::start(&lab, &config).unwrap();
-    let service = lab.service(Family::V4, SERVICE_PORT);
-    // Who was sent there is served by the other.
-    fetch_at_once(&lab, service, 8);
-    becomes(&daemon, 1, "down");
-    let told = why(&daemon, 1);
-    assert!(told.contains("without an answer"), "{told}");
-    assert_eq!(daemon.status().state(0), "up");
-    daemon.status().assert_balanced();
+    const SYN_ACK: TcpFlags = TcpFlags::SYN.with(TcpFlags::ACK);
+    let times = [
+        ("1s", "5s", ""),
+        ("1s", "1s", ""),
+        ("2s", "5s", "mode = \"on\"\nhandshake = \"1s\""),
+    ];
+    each_at_once(times, |(connect, handshake, flood)| {
+        let lab = Topology::default().up().unwrap();
+        let _servers = on_all(&lab, || server::http(Duration::ZERO));
+        let mut config = config(&lab, Family::V4, "off", "passive = 3");
+        let web = config.web();
+        web.ceiling = "interval = \"100ms\"".to_owned();
+        (web.connect_timeout, web.handshake_timeout, web.flood) = (Some(connect), handshake, flood);
+        // Nobody has this address.
+        web.backends[1].address = "10.0.0.99:8080".parse().unwrap();
+        let daemon = Daemon::start(&lab, &config).unwrap();
+        let service = lab.service(Family::V4, SERVICE_PORT);
+        // Who was sent there is served by the other.
+        fetch_at_once(&lab, service, 8);
+        becomes(&daemon, 1, "down");
+        let told = why(&daemon, 1);
+        assert!(told.contains("without an answer"), "{told}");
+        let silent = daemon.status().backend(1, "total/silent");
+        assert!((3..=8).contains(&silent), "once each: {silent}");
+
+        let raw = RawClient::new(&lab, 200, 30_001, service).unwrap();
+        let a_second = Duration::from_millis(1200);
+        eventually(PATIENCE, "it is answered", || {
+            raw.request(7).unwrap();
+            raw.next(SYN_ACK, a_second).unwrap().is_some()
+        });
+        eventually(PATIENCE, "its handshake is given up", || {
+            daemon.status().flows() == 0
+        });
+        assert_eq!(daemon.status().backend(0, "total/silent"), 0);
+        assert_eq!(daemon.status().state(0), "up");
+        daemon.status().assert_balanced();
+    });
 }

@@ -81,6 +81,38 @@ fn the_page_draws_connections_ceiling_and_queue_and_follows_them() {
 }
 
 #[test]
+fn the_page_tells_of_a_flood_and_of_connections_that_were_not_taken() {
+    let lab = one_backend();
+    let mut config = Config::new(&lab, Family::V4, 4);
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    let mut browser = opened(&lab);
+    let (tag, shed) = ("header .tag.down", ".numbers div:last-child");
+    for part in [tag, shed] {
+        assert_eq!(browser.value(&shown(part)).unwrap(), false, "{part}");
+    }
+    config.web().flood = "mode = \"on\"";
+    daemon.reload(&config).unwrap();
+    browser.wait_for(SOON, "a flood is on", &shown(tag));
+    // Its first SYN is shed; nobody listens at the back-end.
+    let service = lab.service(Family::V4, SERVICE_PORT);
+    let refused = lab.client(0).enter(|| client::connect(service));
+    assert_eq!(
+        refused.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    let counted = "parseInt(document.querySelector('.numbers div:last-child dd').textContent) >= 1";
+    browser.wait_for(SOON, "the SYN was shed", counted);
+    let why = "document.querySelector('.why').textContent.includes('1 refused, 0 unanswered')";
+    browser.wait_for(SOON, "who did not take it", why);
+
+    config.web().flood = "mode = \"off\"";
+    daemon.reload(&config).unwrap();
+    let over = format!("!{}", shown(tag));
+    browser.wait_for(SOON, "it is over", &over);
+    assert_eq!(browser.complaints().unwrap(), [""; 0]);
+}
+
+#[test]
 fn the_page_tells_when_the_daemon_is_gone_and_goes_on_with_the_next() {
     let lab = one_backend();
     let mut daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();

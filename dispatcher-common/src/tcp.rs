@@ -28,6 +28,10 @@ impl Phase {
     /// The back-end has refused the SYN, and the client was not told: user space has the request
     /// put back, for another back-end. Nothing else counts on such a flow but its client's RST.
     pub const REFUSED: Self = Self(0x80);
+    /// User space ends the connection, and tells both ends by RST. Set before they are told, and
+    /// only by user space: a start tells them again, since nobody knows whether an earlier daemon
+    /// came so far.
+    pub const CUT: Self = Self(Self::RESET.0 | 0x100);
 
     const STEADY: Self = Self(Self::ANSWERED.0 | Self::ESTABLISHED.0);
     const CLOSED: Self = Self(
@@ -52,7 +56,8 @@ impl Phase {
     }
 
     /// What of these is not in `other`.
-    const fn without(self, other: Self) -> Self {
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 

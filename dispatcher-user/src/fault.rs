@@ -52,8 +52,12 @@ points! {
     FirstEntryRemoved = "first-entry-removed";
     /// Both are; others may have been admitted in its place.
     FlowRemoved = "flow-removed";
+    /// It is noted in the kernel that a connection ends; neither end hears of it.
+    FlowCut = "flow-cut";
     /// Both ends of a connection are to hear of its end; it still counts.
     ResetQueued = "reset-queued";
+    /// They have heard of it; late packets are still translated.
+    ResetsSent = "resets-sent";
     /// It is known what another configuration changes.
     ChangePlanned = "change-planned";
     /// Who goes is gone, who comes is not there.

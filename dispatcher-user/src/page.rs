@@ -325,9 +325,10 @@ fn backend_trouble(backend: &BackendStatus) -> (bool, u64) {
     (down, held(backend) * 8 / backend.ceiling.max(1))
 }
 
-fn service_trouble(service: &ServiceStatus) -> (u64, bool, u64) {
+fn service_trouble(service: &ServiceStatus) -> (bool, u64, bool, u64) {
     let sum = Sum::of(service);
     (
+        service.flood.on,
         service.queue.depth * 8 / service.queue.capacity.max(1),
         sum.up < sum.backends,
         sum.held * 8 / sum.ceiling.max(1),

@@ -3,28 +3,28 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, ConnectFailure,
-    FloodSettings, FlowId, FlowState, GroupId, LINGER, Overflow, PROBE_RETRY, RECLAIM_AFTER,
-    ServiceCounters, ServiceId, ServiceSettings, TRIED_FOR, Time,
+    Admission, BackendId, BackendSettings, BackendView, Balance, Ceiling, Command, ConnectFailure,
+    FloodSettings, FlowId, FlowState, FlowView, GroupId, InstallFailure, LINGER, Overflow,
+    PROBE_RETRY, RECLAIM_AFTER, ServiceCounters, ServiceId, ServiceSettings, ServiceWindow,
+    TRIED_FOR, Time,
 };
 
-// The tests of admission have the reference; it is theirs.
-#[expect(
-    dead_code,
-    reason = "what a window is and who refuses, only those tests ask"
-)]
+// The tests of admission have the bench and the reference; they are theirs.
+#[expect(dead_code, reason = "what only those tests ask")]
+#[path = "../../dispatcher-user/src/admission/tests/bench.rs"]
+mod bench;
+#[expect(dead_code, reason = "what only those tests ask")]
 #[path = "../../dispatcher-user/src/admission/tests/model.rs"]
 mod model;
+use bench::Bench;
 use model::Model;
-
-/// A request as it is told of: a client's letter and its initial sequence number.
-type Ask = (char, u32);
 
 const CLIENTS: [char; 8] = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
 const PHASES: [Phase; 4] = [Phase(0x03), Phase(0x07), Phase(0x3f), Phase(0x43)];
@@ -33,21 +33,9 @@ const BACKENDS: [(u32, Option<u32>); 3] = [(1, Some(0)), (2, None), (0, Some(0))
 const GROUPS: [u32; 1] = [1];
 
 struct Twins {
-    admission: Admission<Ask, BuildHasherDefault<DefaultHasher>>,
-    service: ServiceId,
-    flows: BTreeMap<char, FlowId>,
+    bench: Bench,
     model: Model,
     now: u64,
-}
-
-const fn time(milliseconds: u64) -> Time {
-    Time(milliseconds * 1_000_000)
-}
-
-fn key(client: char) -> FlowKey {
-    let src = Addr::from_v4_bytes([198, 51, 100, client as u8]);
-    let dst = Addr::from_v4_bytes([192, 0, 2, 10]);
-    FlowKey::new(src, Port::new(40_000), dst, Port::new(80))
 }
 
 /// Steps: the low three bits of a byte say what, the rest which.
@@ -78,31 +66,8 @@ impl Twins {
             balance: Balance::RoundRobin,
             flood: FloodSettings::OFF,
         };
-        let mut admission = Admission::new(flows, BuildHasherDefault::default());
-        for ceiling in GROUPS {
-            admission.add_group(ceiling).expect("there is room");
-        }
-        let service = admission.add_service(settings).expect("the first");
-        for (initial, group) in BACKENDS {
-            let backend = BackendSettings {
-                addr: Addr::from_v4_bytes([10, 0, 0, 11]),
-                port: Port::new(8080),
-                ceiling: Ceiling {
-                    initial,
-                    min: 0,
-                    max: 100,
-                },
-                capacity: 1000,
-                weight: 1,
-                group: group.map(GroupId),
-            };
-            let added = admission.add_backend(Time::ZERO, service, backend);
-            added.expect("there is room");
-        }
         Self {
-            admission,
-            service,
-            flows: BTreeMap::new(),
+            bench: Bench::grouped(flows, settings, &BACKENDS, &GROUPS),
             model: Model::new(flows, settings, &BACKENDS, &GROUPS),
             now: 0,
         }
@@ -114,74 +79,83 @@ impl Twins {
             7 => self.model.next_due().map_or(1, |(due, _)| due - self.now),
             _ => 1,
         };
-        let now = self.now;
-        while let Some(due) = self.admission.poll_timeout()
-            && due <= time(now)
-        {
-            self.admission.handle_timeout(due);
-        }
-        let expected = self.model.pass(now);
-        assert_eq!(self.commands(), expected, "as time passes to {now}");
+        let Self { bench, model, now } = self;
+        let now = *now;
+        assert_eq!(bench.pass(now), model.pass(now), "as time passes to {now}");
 
         let client = CLIENTS[which % CLIENTS.len()];
-        let flow = self.flows.get(&client).copied();
-        let expected = match (what, flow) {
-            (0 | 1, _) => {
+        let flow = bench.flows.contains_key(&client);
+        let (told, expected) = match what {
+            0 | 1 => {
                 let isn = 1 + u32::from(what);
-                let ask = (client, isn);
-                self.admission
-                    .handle_syn(time(now), self.service, key(client), isn, ask);
-                self.model.syn_with(now, client, isn)
+                (
+                    bench.syn_with(now, client, isn),
+                    model.syn_with(now, client, isn),
+                )
             }
-            (2, Some(flow)) => {
+            2 if flow => {
                 let phase = PHASES[more as usize % PHASES.len()];
-                self.admission.handle_phase(time(now), flow, phase);
-                self.model.phase(now, client, phase)
+                (
+                    bench.phase(now, client, phase),
+                    model.phase(now, client, phase),
+                )
             }
-            (3, Some(flow)) => {
+            3 if flow => {
                 let seen = now.saturating_sub(more * 50);
-                self.admission.handle_activity(time(now), flow, time(seen));
-                self.model.activity(now, client, seen)
+                (
+                    bench.activity(now, client, seen),
+                    model.activity(now, client, seen),
+                )
             }
-            (4, Some(flow)) => {
-                self.admission.handle_missing(time(now), flow);
-                self.model.missing(now, client)
-            }
-            (5, _) if which % 4 == 3 => {
+            4 if flow => match more % 4 {
+                1 => {
+                    let phase = Phase::ANSWERED;
+                    (
+                        bench.phase(now, client, phase),
+                        model.phase(now, client, phase),
+                    )
+                }
+                2 => self.fail(client, ConnectFailure::Refused),
+                3 => self.fail(client, ConnectFailure::Silent),
+                _ => (bench.missing(now, client), model.missing(now, client)),
+            },
+            5 if which % 4 == 3 => {
                 let ceiling = more as u32 % 4;
-                self.admission
-                    .set_group_ceiling(time(now), GroupId(0), ceiling);
-                self.model.set_group_ceiling(now, 0, ceiling)
+                let told = bench.set_group_ceiling(now, 0, ceiling);
+                (told, model.set_group_ceiling(now, 0, ceiling))
             }
-            (5, _) => {
+            5 => {
                 let (backend, ceiling) = (which as u32 % 4, more as u32 % 4);
-                self.admission
-                    .set_ceiling(time(now), BackendId(backend), ceiling);
-                self.model.set_ceiling(now, backend, ceiling)
+                let told = bench.set_ceiling(now, backend, ceiling);
+                (told, model.set_ceiling(now, backend, ceiling))
             }
-            _ => Vec::new(),
+            _ => return self.check(),
         };
-        assert_eq!(
-            self.commands(),
-            expected,
-            "step {what} {which} {more} at {now}"
-        );
+        assert_eq!(told, expected, "step {what} {which} {more} at {now}");
         self.check();
     }
 
+    /// The client's SYN has failed, and who sent it on still has it.
+    fn fail(&mut self, client: char, failure: ConnectFailure) -> (Vec<String>, Vec<String>) {
+        let Self { bench, model, now } = self;
+        let known = model.flows().iter().find(|flow| flow.client == client);
+        let Some(isn) = known.map(|flow| flow.isn) else {
+            return (vec![], vec![]);
+        };
+        let told = bench.failed_with(*now, client, failure, Some((client, isn)));
+        (told, model.failed(*now, client, failure))
+    }
+
     fn check(&self) {
-        let Self {
-            admission, model, ..
-        } = self;
-        let queue = admission.queue(self.service);
-        let waiting: String = queue.map(|queued| queued.request.0).collect();
-        assert_eq!(waiting, model.waiting());
-        assert!(waiting.is_empty() || !model.any_available() || model.is_table_full());
-        let service = admission.service(self.service).expect("it stays");
-        assert_eq!(service.counters, model.counters);
+        let Self { bench, model, .. } = self;
+        let admission = &bench.admission;
+        assert_eq!(bench.waiting(), model.waiting());
+        assert!(!model.first_could_go() || model.is_table_full());
+        assert_eq!(bench.counters(), model.counters);
         for (place, backend) in admission.backends().enumerate() {
             assert_eq!(backend.ceiling, model.ceiling(place));
             assert_eq!(backend.half_open + backend.active, model.held(place));
+            assert_eq!(backend.silent, model.silent(place));
         }
         for (group, ceiling) in admission.groups().zip(model.groups()) {
             let held = model.group_held(group.id.0);
@@ -189,60 +163,10 @@ impl Twins {
         }
         let states = |flow: &model::ModelFlow| (flow.client, flow.state);
         let mut expected: Vec<_> = model.flows().iter().map(states).collect();
-        let states = |flow: dispatcher_user::admission::FlowView| {
-            (char::from(flow.key.src.v4_bytes()[3]), flow.state)
-        };
+        let states = |flow: FlowView| (bench::client_of(&flow.key), flow.state);
         let mut flows: Vec<_> = admission.flows().map(states).collect();
         expected.sort_unstable();
         flows.sort_unstable();
         assert_eq!(flows, expected);
-    }
-
-    /// All commands, as sentences.
-    fn commands(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
-        while let Some(command) = self.admission.poll_command() {
-            told.push(match command {
-                Command::Admit {
-                    flow,
-                    backend,
-                    request: (client, isn),
-                    waited,
-                    ..
-                } => {
-                    self.flows.insert(client, flow);
-                    let after = |waited: Duration| format!(" after {} ms", waited.as_millis());
-                    let waited = waited.map_or(String::new(), after);
-                    format!("admit {client}{isn} to {}{waited}", backend.0)
-                }
-                Command::Refuse {
-                    request: (client, isn),
-                    reason,
-                    ..
-                } => format!("refuse {client}{isn}: {reason:?}"),
-                Command::Discard {
-                    request: (client, isn),
-                    reason,
-                    ..
-                } => format!("discard {client}{isn}: {reason:?}"),
-                Command::Remove {
-                    key,
-                    backend,
-                    reason,
-                    ..
-                } => {
-                    let client = char::from(key.src.v4_bytes()[3]);
-                    format!("remove {client} from {}: {reason:?}", backend.0)
-                }
-                Command::Probe { key, .. } => {
-                    format!("probe {}", char::from(key.src.v4_bytes()[3]))
-                }
-                Command::Unanswered { key, backend, .. } => {
-                    let client = char::from(key.src.v4_bytes()[3]);
-                    format!("no answer to {client} from {}", backend.0)
-                }
-            });
-        }
-        told
     }
 }

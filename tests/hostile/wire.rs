@@ -13,8 +13,8 @@ use dispatcher_common::flow::FlowKey;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::tcp::{Phase, SegmentView, Track, advance};
 use dispatcher_user::admission::{
-    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, FloodSettings, FlowId,
-    FlowState, Overflow, ServiceId, ServiceSettings, Time,
+    Admission, BackendId, BackendSettings, Balance, Ceiling, Command, ConnectFailure,
+    FloodSettings, FlowId, FlowState, Overflow, ServiceId, ServiceSettings, Time,
 };
 
 use crate::end::{End, State};
@@ -386,7 +386,16 @@ impl Wire {
                     self.compare();
                     self.admission.handle_activity(self.now, flow, Time::ZERO);
                 }
-                Command::Unanswered { .. } => self.compare(),
+                Command::Unanswered { flow, .. } => {
+                    self.compare();
+                    // Of one that was answered this is not believed.
+                    self.admission.handle_connect_failed(
+                        self.now,
+                        flow,
+                        ConnectFailure::Silent,
+                        None,
+                    );
+                }
                 Command::Refuse { .. } | Command::Discard { .. } => {}
             }
         }

@@ -396,7 +396,10 @@ impl<'a> Run<'a> {
                 }
                 Command::Probe { flow, .. } => self.admission.handle_activity(now, flow, now),
                 // Servers here answer every SYN.
-                Command::Remove { .. } | Command::Unanswered { .. } => {}
+                Command::Unanswered { flow, .. } => {
+                    self.admission.handle_phase(now, flow, Phase::ANSWERED);
+                }
+                Command::Remove { .. } => {}
             }
         }
     }

@@ -96,7 +96,8 @@ pub enum Command<R> {
     },
     /// No answer of the back-end was told in time. Read the flow's phase in the map and say it by
     /// [`handle_phase`](super::Admission::handle_phase); if the back-end has not answered, say so
-    /// by [`handle_connect_failed`](super::Admission::handle_connect_failed).
+    /// by [`handle_connect_failed`](super::Admission::handle_connect_failed). At the end of the
+    /// handshake's time the flow is kept for that, and asked about again until it is said.
     Unanswered {
         /// The flow.
         flow: FlowId,

@@ -66,10 +66,14 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             return;
         };
         let answers = phase.has(Phase::ANSWERED) && !flow.phase.has(Phase::ANSWERED);
-        self.backends[flow.backend.0].counters.answered += u64::from(answers);
         flow.phase = flow.phase.with(phase);
         let (before, after) = (flow.state, FlowState::of(flow.phase));
         if after <= before {
+            if answers && before == FlowState::HalfOpen {
+                // From now on only the client is waited for.
+                let end = self.handshake_end(id.index);
+                self.timers.arm(self.flows.at(id.index).timer, end.max(now));
+            }
             return;
         }
         flow.state = after;
@@ -245,8 +249,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             backend,
             isn: None,
             generation: id.generation,
-            // An answer that an earlier daemon's request was given is not counted by this one.
-            phase: Phase(phase.0 & Phase::ANSWERED.0),
+            phase: Phase::default(),
+            silent: false,
             state: FlowState::HalfOpen,
             timer,
             admitted_at: now,
@@ -275,10 +279,10 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         let flow = self.flows.at(index);
         match flow.state {
             FlowState::HalfOpen => {
-                let of = &self.services[flow.service.0];
-                let end = flow.admitted_at + of.settings.handshake_in(&of.flood);
-                if now < end {
-                    self.timers.arm(flow.timer, end);
+                let end = self.handshake_end(index);
+                if now < end || !flow.is_answer_known() {
+                    let again = if now < end { end } else { now + PROBE_RETRY };
+                    self.timers.arm(flow.timer, again);
                     self.ask_for_answer(index, flow.backend);
                     return false;
                 }
@@ -292,6 +296,12 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             }
         }
         true
+    }
+
+    /// When the time of a flow's handshake is over.
+    pub(super) fn handshake_end(&self, index: u32) -> Time {
+        let flow = self.flows.at(index);
+        flow.admitted_at + self.services[flow.service.0].handshake_in()
     }
 
     pub(super) fn probe(&mut self, index: u32) {

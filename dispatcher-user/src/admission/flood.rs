@@ -10,7 +10,7 @@ use core::time::Duration;
 use super::command::{DiscardReason, ServiceId};
 use super::flows::FlowState;
 use super::service::{Service, ServiceCounters};
-use super::settings::{FloodMode, FloodSettings, Overflow, ServiceSettings};
+use super::settings::{FloodMode, FloodSettings, Overflow};
 use super::{Admission, Time};
 
 /// By when a client that nobody answered has sent its SYN again: after a second (RFC 6298 2.1),
@@ -223,6 +223,19 @@ impl<S> Service<S> {
         }
     }
 
+    /// How long a handshake may take.
+    pub(super) fn handshake_in(&self) -> Duration {
+        match self.flood.is_on() {
+            true => self.settings.handshake.min(self.settings.flood.handshake),
+            false => self.settings.handshake,
+        }
+    }
+
+    /// How long a back-end may take to answer a SYN.
+    pub(super) fn answer_in(&self) -> Duration {
+        self.settings.connect.min(self.handshake_in())
+    }
+
     /// What is done with a request that is turned away. In a flood nobody is answered whose address
     /// may be another's; nor while there may be one, or clients would be refused as it begins.
     pub(super) const fn overflow(&self) -> Overflow {
@@ -230,16 +243,6 @@ impl<S> Service<S> {
         match self.flood.is_on() || self.flood.is_likely(&self.settings.flood, unplaced) {
             true => Overflow::Drop,
             false => self.settings.overflow,
-        }
-    }
-}
-
-impl ServiceSettings {
-    /// How long a handshake may take.
-    pub(super) fn handshake_in(&self, flood: &Flood) -> Duration {
-        match flood.is_on() {
-            true => self.handshake.min(self.flood.handshake),
-            false => self.handshake,
         }
     }
 }
@@ -326,7 +329,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             .filter(|(_, queued)| queued.retransmissions == 0)
             .map(|(index, _)| index)
             .collect();
-        let handshake = service.settings.handshake_in(&service.flood);
+        let (answer, handshake) = (service.answer_in(), service.handshake_in());
         for index in silent {
             if let Some(queued) = self.dequeue(now, index) {
                 self.services[id.0].counters.abandoned += 1;
@@ -335,7 +338,12 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         }
         for (_, flow) in self.flows.iter() {
             if flow.service == id && flow.state == FlowState::HalfOpen {
-                self.timers.arm(flow.timer, flow.admitted_at + handshake);
+                let time = if flow.is_answer_known() {
+                    handshake
+                } else {
+                    answer
+                };
+                self.timers.arm(flow.timer, flow.admitted_at + time);
             }
         }
         self.settle(now);

@@ -103,6 +103,8 @@ pub(super) struct Flow {
     pub(super) isn: Option<u32>,
     pub(super) generation: u32,
     pub(super) phase: Phase,
+    /// Its SYN was counted as one that the back-end did not answer.
+    pub(super) silent: bool,
     pub(super) state: FlowState,
     pub(super) timer: TimerId,
     pub(super) admitted_at: Time,
@@ -117,6 +119,13 @@ pub(super) struct Flow {
     pub(super) tried: Tried,
     /// Neighbours in the list of those that linger.
     pub(super) links: Links,
+}
+
+impl Flow {
+    /// Whether it is known if the back-end answers its SYN.
+    pub(super) const fn is_answer_known(&self) -> bool {
+        self.silent || self.phase.has(Phase::ANSWERED)
+    }
 }
 
 /// Places in the list of flows that linger.

@@ -212,6 +212,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             isn: Some(request.isn),
             generation: id.generation,
             phase: Phase::default(),
+            silent: false,
             state: FlowState::HalfOpen,
             timer,
             admitted_at: now,
@@ -223,9 +224,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
             links: Links::NONE,
         });
         debug_assert!(inserted.is_ok(), "room was made before");
-        let of = &self.services[request.service.0];
-        let handshake = of.settings.handshake_in(&of.flood);
-        let answer = of.settings.connect.min(handshake);
+        let answer = self.services[request.service.0].answer_in();
         self.timers.arm(timer, now + answer);
 
         let taken = &mut self.backends[backend.0];

@@ -23,7 +23,7 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     ///
     /// The flow is removed, and the request goes to the front of its queue, as old as it is. When
     /// every back-end that is up has failed it, it is refused by RST; but a silent back-end is left
-    /// the rest of the handshake's time then. Without `request` the client's retransmission, which
+    /// the rest of the handshake's time then. Silence is counted once, however often it is said. Without `request` the client's retransmission, which
     /// has no flow any more, is a new request.
     pub fn handle_connect_failed(
         &mut self,
@@ -48,12 +48,17 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 RemoveReason::Refused
             }
             ConnectFailure::Silent => {
-                backend.counters.silent += 1;
+                backend.counters.silent += u64::from(!flow.silent);
+                flow.silent = true;
                 RemoveReason::Silent
             }
         };
         let is_up_elsewhere = self.services[service.0].selector.is_up_beyond(tried);
         if failure == ConnectFailure::Silent && !is_up_elsewhere {
+            if now >= self.handshake_end(id.index) {
+                self.remove_flow_at(now, id.index, RemoveReason::HandshakeTimeout);
+                self.settle(now);
+            }
             return;
         }
         let request = request.map(|(isn, request)| Request {
@@ -125,7 +130,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
         });
     }
 
-    /// The time in which a back-end answers is over, and no answer was told.
+    /// The time in which a back-end answers is over, and no answer was told. Nobody is told of one
+    /// before the handshake is finished.
     pub(super) fn ask_for_answer(&mut self, index: u32, backend: BackendId) {
         let flow = self.flows.at(index);
         if !flow.phase.has(Phase::ANSWERED) {

@@ -39,8 +39,6 @@ pub struct BackendWindow {
     pub ended: u64,
     /// Connections that are over and never were established: reset before, or given up.
     pub failed: u64,
-    /// SYNs sent on to it that it was seen to answer; told with the end of the handshake.
-    pub answered: u64,
     /// Those that it refused.
     pub refused: u64,
     /// Those that it did not answer in time.
@@ -97,7 +95,6 @@ pub(super) struct BackendCounters {
     pub(super) admitted: u64,
     pub(super) ended: u64,
     pub(super) failed: u64,
-    pub(super) answered: u64,
     pub(super) refused: u64,
     pub(super) silent: u64,
 }
@@ -110,7 +107,6 @@ impl BackendCounters {
             admitted: self.admitted.saturating_sub(told.admitted),
             ended: self.ended - told.ended,
             failed: self.failed - told.failed,
-            answered: self.answered - told.answered,
             refused: self.refused - told.refused,
             silent: self.silent - told.silent,
         };
@@ -142,7 +138,6 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
                 admitted: counters.admitted,
                 ended: counters.ended,
                 failed: counters.failed,
-                answered: counters.answered,
                 refused: counters.refused,
                 silent: counters.silent,
             });

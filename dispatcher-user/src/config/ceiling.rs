@@ -3,18 +3,16 @@
 
 use std::time::Duration;
 
+use super::health::interval_and_timeout;
 use super::reader::Table;
 use super::scalar::{agent_send, choice, duration_in, http_path, integer, percent, port};
 use super::{
-    Agent, AgentKind, CAPACITY_MAX, DURATION_MAX, DURATION_MIN, INTERVAL_MIN, PERCENT_MAX,
-    RATE_MAX, RESPONSE_TIME_MAX, RESPONSE_TIME_MIN, TOLERANCE_MAX,
+    Agent, AgentKind, CAPACITY_MAX, DURATION_MAX, INTERVAL_MIN, PERCENT_MAX, RATE_MAX,
+    RESPONSE_TIME_MAX, RESPONSE_TIME_MIN, TOLERANCE_MAX,
 };
 use crate::ceiling::{
     self, Gradient, Metric, Policy, QueueDepth, ResponseTime, Settings, Throughput,
 };
-
-const AGENT_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
-const AGENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 
 /// The keys that one policy alone takes.
 const KEYS: [(&str, &[&str]); 5] = [
@@ -185,16 +183,7 @@ fn read_agent(mut table: Table<'_>, parameters: &mut ceiling::Agent) -> Option<A
         let path = table.value("path", "/".to_owned(), http_path);
         AgentKind::Http { path }
     };
-    let interval = table.value(
-        "interval",
-        AGENT_INTERVAL_DEFAULT,
-        duration_in(INTERVAL_MIN..=DURATION_MAX, ""),
-    );
-    let timeout = table.value(
-        "timeout",
-        AGENT_TIMEOUT_DEFAULT.min(interval),
-        duration_in(DURATION_MIN..=interval, ", the interval between questions"),
-    );
+    let (interval, timeout) = interval_and_timeout(&mut table, ", the interval between questions");
     let ceiling::Agent {
         load_low_percent,
         load_high_percent,

@@ -52,16 +52,7 @@ pub(super) fn health(mut table: Table<'_>, service: Option<SocketAddr>) -> Healt
         );
         table.note(source.at, "source", &predicate);
     }
-    let interval = table.value(
-        "interval",
-        INTERVAL_DEFAULT,
-        duration_in(INTERVAL_MIN..=DURATION_MAX, ""),
-    );
-    let timeout = table.value(
-        "timeout",
-        TIMEOUT_DEFAULT.min(interval),
-        duration_in(DURATION_MIN..=interval, ", the interval between checks"),
-    );
+    let (interval, timeout) = interval_and_timeout(&mut table, ", the interval between checks");
     let count = || integer(1..=HEALTH_COUNT_MAX, "");
     let rise = table.value("rise", RISE_DEFAULT, count());
     let fall = table.value("fall", FALL_DEFAULT, count());
@@ -84,6 +75,22 @@ pub(super) fn health(mut table: Table<'_>, service: Option<SocketAddr>) -> Healt
         passive,
         on_down,
     }
+}
+
+/// How often a back-end is asked, and how long one waits for its answer: at most until it is asked
+/// again, which `why` says.
+pub(super) fn interval_and_timeout(table: &mut Table<'_>, why: &str) -> (Duration, Duration) {
+    let interval = table.value(
+        "interval",
+        INTERVAL_DEFAULT,
+        duration_in(INTERVAL_MIN..=DURATION_MAX, ""),
+    );
+    let timeout = table.value(
+        "timeout",
+        TIMEOUT_DEFAULT.min(interval),
+        duration_in(DURATION_MIN..=interval, why),
+    );
+    (interval, timeout)
 }
 
 fn http(table: &mut Table<'_>) -> HealthKind {

@@ -7,6 +7,7 @@ use std::path::Path;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey, FlowPair};
 use dispatcher_common::maps;
+use dispatcher_common::tcp::Phase;
 
 use super::{DatapathError, syscall};
 use crate::fault::{self, Point};
@@ -35,6 +36,7 @@ pub enum InstallError {
 
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
+const BPF_EXIST: u64 = 2;
 
 impl FlowTable {
     pub(super) fn new(map: Map) -> Result<Self, DatapathError> {
@@ -108,6 +110,17 @@ impl FlowTable {
             forward: forward_entry,
             reply,
         })
+    }
+
+    /// Adds phases to the forward entry of a flow, if it is still there. What the program counts of
+    /// it at the same moment is lost: the kernel puts another element in the entry's place, and the
+    /// next call reuses the former. So this is for flows that end.
+    pub fn end(&mut self, pair: &FlowPair, phase: Phase) {
+        let entry = FlowEntry {
+            phase: pair.forward.phase | phase.0,
+            ..pair.forward
+        };
+        let _ = self.map.insert(pair.forward_key, entry, BPF_EXIST);
     }
 
     /// Every entry, in no order, read in batches; flows that come or go meanwhile may be missed or

@@ -282,15 +282,25 @@ impl Engine {
             let owner = owners.get(&(vip(&flow.key), flow.backend));
             // Its request went with the earlier daemon; the client's retransmission is another.
             let refused = flow.phase.is_refused();
+            // It counts until both its ends have been told again.
+            let cut = flow.phase.has(Phase::CUT);
+            let phase = if cut {
+                flow.phase.without(Phase::CUT)
+            } else {
+                flow.phase
+            };
             let taken = owner.is_some_and(|&(service, backend)| {
                 !refused
                     && self
                         .admission
-                        .adopt(now, service, backend, flow.key, flow.id, flow.phase)
+                        .adopt(now, service, backend, flow.key, flow.id, phase)
                         .is_ok()
             });
             if taken {
                 adopted.flows += 1;
+                if cut {
+                    self.resets.repeat(flow.id);
+                }
             } else {
                 self.datapath.flows().remove(&flow.key);
                 adopted.removed += 1;

@@ -1,5 +1,6 @@
 //! Resets the connections of back-ends that an operator disabled: an RST to both ends of each. The
-//! flows lie anywhere in the table, so it is gone through once, some of it each turn.
+//! flows lie anywhere in the table, so it is gone through once, some of it each turn. What an
+//! earlier daemon did not finish of that is done again.
 
 use std::collections::HashSet;
 
@@ -9,7 +10,7 @@ use foldhash::quality::RandomState;
 
 use super::Engine;
 use super::syn::Packet;
-use crate::admission::{BackendId, FlowState, Time};
+use crate::admission::{BackendId, FlowId, FlowState, FlowView, Time};
 use crate::fault::{self, Point};
 
 /// Places of the flow table that are looked at in one turn.
@@ -23,6 +24,8 @@ pub(super) struct Resets {
     backends: HashSet<BackendId, RandomState>,
     /// The next place of the flow table to look at.
     next: u32,
+    /// Flows that an earlier daemon has cut.
+    again: Vec<FlowId>,
 }
 
 impl Resets {
@@ -30,6 +33,11 @@ impl Resets {
     pub(super) fn begin(&mut self, backend: BackendId) {
         self.backends.insert(backend);
         self.next = 0;
+    }
+
+    /// Has a flow reset that an earlier daemon has cut: whether its ends know is not known.
+    pub(super) fn repeat(&mut self, flow: FlowId) {
+        self.again.push(flow);
     }
 
     /// Leaves alone what a back-end still has.
@@ -41,35 +49,54 @@ impl Resets {
 impl Engine {
     /// Resets some of the connections that are to be. Returns whether more may be left.
     pub(super) fn reset_some(&mut self, now: Time) -> bool {
-        if self.resets.backends.is_empty() {
-            return false;
-        }
         let end = self.admission.flow_capacity();
         let mut reset = 0;
-        for _ in 0..LOOKED_AT_A_TURN {
-            if self.resets.next >= end || reset == RESET_A_TURN {
-                break;
+        while reset < RESET_A_TURN
+            && let Some(id) = self.resets.again.pop()
+        {
+            if let Some(flow) = self.admission.flow(id) {
+                self.reset(now, &flow);
+                reset += 1;
             }
-            let flow = self.admission.flow_at(self.resets.next);
-            self.resets.next += 1;
-            let Some(flow) = flow.filter(|flow| {
-                flow.state != FlowState::Lingering && self.resets.backends.contains(&flow.backend)
-            }) else {
-                continue;
-            };
-            if let Some(pair) = self.datapath.flows().get(&flow.key) {
-                self.reset_both(&pair);
-                fault::point(Point::ResetQueued);
+        }
+        if !self.resets.backends.is_empty() {
+            for _ in 0..LOOKED_AT_A_TURN {
+                if self.resets.next >= end || reset >= RESET_A_TURN {
+                    break;
+                }
+                let flow = self.admission.flow_at(self.resets.next);
+                self.resets.next += 1;
+                let concerned = flow.filter(|flow| {
+                    let of_these = self.resets.backends.contains(&flow.backend);
+                    of_these && flow.state != FlowState::Lingering
+                });
+                if let Some(flow) = concerned {
+                    self.reset(now, &flow);
+                    reset += 1;
+                }
             }
-            // Late packets, and what an end that did not take its RST says, are still translated.
-            self.enter_phase(now, flow.id, Phase::RESET);
-            reset += 1;
+            if self.resets.next >= end {
+                self.resets.backends.clear();
+            }
         }
-        if self.resets.next >= end {
-            self.resets = Resets::default();
+        if reset > 0 {
+            self.carry_out(now);
+            self.sockets.flush();
+            fault::point(Point::ResetsSent);
         }
-        self.carry_out(now);
-        !self.resets.backends.is_empty()
+        !self.resets.backends.is_empty() || !self.resets.again.is_empty()
+    }
+
+    fn reset(&mut self, now: Time, flow: &FlowView) {
+        if let Some(pair) = self.datapath.flows().get(&flow.key) {
+            // First: a daemon that dies before its ends have heard leaves that to the next one.
+            self.datapath.flows().end(&pair, Phase::CUT);
+            fault::point(Point::FlowCut);
+            self.reset_both(&pair);
+            fault::point(Point::ResetQueued);
+        }
+        // Late packets, and what an end that did not take its RST says, are still translated.
+        self.enter_phase(now, flow.id, Phase::CUT);
     }
 
     fn reset_both(&mut self, pair: &FlowPair) {

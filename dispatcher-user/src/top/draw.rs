@@ -11,10 +11,10 @@ use ratatui::widgets::{Block, Clear, Paragraph};
 
 use super::model::{BackendPast, Link, Mode, Model, Past, Row, Sort, held, is_up};
 use crate::human::span;
-use crate::status::{BackendStatus, InterfaceState, ServiceStatus, Status};
+use crate::status::{BackendStatus, InterfaceState, ServiceStatus, Status, Totals};
 
 /// Lines of what is told of the selected back-end.
-const DETAIL_LINES: u16 = 7;
+const DETAIL_LINES: u16 = 8;
 /// Lines of its picture.
 const PICTURE_LINES: u16 = 3;
 /// Fewer lines than these leave no room for it.
@@ -250,8 +250,17 @@ fn service_line(model: &Model, service: &ServiceStatus, columns: &Columns) -> Li
         ),
         Span::raw(" "),
         Span::styled(depth, told(if full { Tone::Bad } else { Tone::Strong })),
-        Span::raw(waits),
     ];
+    // What else there is may not fit any more; this has to.
+    if let Some(seconds) = service.flood.since_seconds {
+        let flood = format!(
+            " FLOOD for {}, {} shed,",
+            span(seconds),
+            service.flood.unproven
+        );
+        line.push(Span::styled(flood, told(Tone::Bad)));
+    }
+    line.push(Span::raw(waits));
     if away > 0 {
         line.push(Span::raw(format!(", {away} turned away")));
     }
@@ -362,8 +371,9 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         .title(Span::styled(name, told(Tone::Strong)));
     let inside = block.inner(area);
     frame.render_widget(block, area);
-    let [picture, facts, why, suggested] = Layout::vertical([
+    let [picture, facts, health, why, suggested] = Layout::vertical([
         Constraint::Length(PICTURE_LINES),
+        Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Length(1),
@@ -380,22 +390,8 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         );
     }
     frame.render_widget(Line::from(bounds(model, backend)), facts);
-    let words = match &backend.health {
-        Some(health) if health.verdict != "up" => {
-            let reason = health.why.as_deref().unwrap_or_default();
-            vec![
-                Span::styled("health    ", told(Tone::Soft)),
-                Span::styled(format!("{} ", health.verdict), told(Tone::Bad)),
-                Span::styled(
-                    format!("for {}: ", span(health.since_seconds)),
-                    told(Tone::Soft),
-                ),
-                Span::raw(reason.to_owned()),
-            ]
-        }
-        _ => last_move(model, backend),
-    };
-    frame.render_widget(Line::from(words), why);
+    frame.render_widget(Line::from(health_of(model, backend)), health);
+    frame.render_widget(Line::from(last_move(model, backend)), why);
     let words = match &backend.suggested {
         Some(suggested) => format!("{}: {}", suggested.ceiling, suggested.why),
         None => "too little was measured yet".to_owned(),
@@ -405,6 +401,35 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Span::raw(words),
     ];
     frame.render_widget(Line::from(words), suggested);
+}
+
+/// What its checks say, and how many of its connections it did not take.
+fn health_of(model: &Model, backend: &BackendStatus) -> Vec<Span<'static>> {
+    let told = |tone| style(model.colour, tone);
+    let mut words = vec![Span::styled("health    ", told(Tone::Soft))];
+    match &backend.health {
+        Some(health) => {
+            let is_up = health.verdict == "up";
+            let tone = if is_up { Tone::Good } else { Tone::Bad };
+            words.push(Span::styled(health.verdict.clone(), told(tone)));
+            let since = format!(" for {}", span(health.since_seconds));
+            words.push(Span::styled(since, told(Tone::Soft)));
+        }
+        None => words.push(Span::raw("not watched")),
+    }
+    let Totals {
+        refused, silent, ..
+    } = backend.total;
+    if refused + silent > 0 {
+        let failed = format!(", SYNs refused {refused}, unanswered {silent}");
+        words.push(Span::raw(failed));
+    }
+    let why = backend
+        .health
+        .as_ref()
+        .and_then(|health| health.why.as_ref());
+    words.extend(why.map(|why| Span::raw(format!(": {why}"))));
+    words
 }
 
 fn last_move(model: &Model, backend: &BackendStatus) -> Vec<Span<'static>> {

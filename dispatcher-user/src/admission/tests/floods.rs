@@ -73,6 +73,30 @@ impl Siege {
             .flood
     }
 
+    /// Lets time pass, in which back-ends have answered those that they were given: whose handshake
+    /// is not finished in time is given up. Tells what else is done.
+    fn pass(&mut self, until: u64) -> Vec<String> {
+        let bench = &mut self.bench;
+        let mut told = Vec::new();
+        while let Some(due) = bench.admission.poll_timeout()
+            && due <= ms(until)
+        {
+            bench.admission.handle_timeout(due);
+            while let Some(command) = bench.admission.poll_command() {
+                match command {
+                    Command::Unanswered { flow, .. } => {
+                        bench.admission.handle_phase(due, flow, Phase::ANSWERED);
+                    }
+                    Command::Remove { reason, .. } => {
+                        assert_eq!(reason, RemoveReason::HandshakeTimeout);
+                    }
+                    command => told.push(bench.tell(&command)),
+                }
+            }
+        }
+        told
+    }
+
     fn assert_balanced(&self) {
         let service = self.bench.admission.service(self.bench.service).unwrap();
         let ServiceCounters {
@@ -112,19 +136,7 @@ fn strangers_that_crowd_in_are_a_flood_and_those_that_wait_are_given_up() {
     assert_eq!(siege.bench.syn(1020, 'a'), [""; 0]);
     let gone = siege.bench.admission.flows().count();
     assert_eq!(gone, 2);
-    while let Some(due) = siege.bench.admission.poll_timeout()
-        && due <= ms(2010)
-    {
-        siege.bench.admission.handle_timeout(due);
-    }
-    let mut admitted = Vec::new();
-    while let Some(command) = siege.bench.admission.poll_command() {
-        match command {
-            Command::Remove { reason, .. } => assert_eq!(reason, RemoveReason::HandshakeTimeout),
-            command => admitted.push(siege.bench.tell(&command)),
-        }
-    }
-    assert_eq!(admitted, ["admit a1 to 0 after 990 ms"]);
+    assert_eq!(siege.pass(2010), ["admit a1 to 0 after 990 ms"]);
     siege.assert_balanced();
 }
 
@@ -181,8 +193,7 @@ fn handshakes_that_are_not_finished_hold_half_of_a_ceiling() {
     );
     siege.look(100).expect("a flood");
     siege.look(200);
-    siege.bench.admission.handle_timeout(ms(2100));
-    while siege.bench.admission.poll_command().is_some() {}
+    siege.pass(2100);
     assert_eq!(
         siege.bench.backend(0).half_open,
         0,
@@ -210,14 +221,35 @@ fn a_handshake_that_is_finished_makes_room_for_the_next() {
     siege.strangers(0, 0..50);
     siege.look(100).expect("a flood");
     siege.look(200);
-    siege.bench.admission.handle_timeout(ms(2100));
-    while siege.bench.admission.poll_command().is_some() {}
+    siege.pass(2100);
     assert_eq!(siege.bench.syn(2200, 'a'), ["admit a1 to 0"]);
     assert_eq!(siege.bench.syn(2201, 'b'), [""; 0], "one of two");
     assert_eq!(
         siege.bench.phase(2300, 'a', ESTABLISHED),
         ["admit b1 to 0 after 99 ms"]
     );
+}
+
+#[test]
+fn a_back_end_that_is_silent_in_a_flood_is_asked_about_when_its_shorter_time_is_over() {
+    let mut siege = Siege::new(SETTINGS, &[9]);
+    siege.bench.syn(0, 'a');
+    siege.bench.syn(0, 'b');
+    siege.bench.phase(1, 'b', Phase::ANSWERED);
+    siege.strangers(10, 0..50);
+    siege.look(100).expect("a flood");
+    siege.look(200);
+    siege.bench.commands();
+    let told = siege.bench.pass(2000);
+    let expected = ["remove b from 0: HandshakeTimeout", "no answer to a from 0"];
+    for line in expected {
+        assert!(told.iter().any(|one| one == line), "{told:?}");
+    }
+    assert_eq!(
+        siege.bench.failed(2000, 'a', ConnectFailure::Silent),
+        ["remove a from 0: HandshakeTimeout"]
+    );
+    assert_eq!(siege.bench.backend(0).silent, 1, "and not the other");
 }
 
 #[test]

@@ -165,6 +165,7 @@ impl Twins {
             let view = bench.backend(backend as u32);
             assert_eq!(view.ceiling, model.ceiling(backend));
             assert_eq!(view.half_open + view.active, model.held(backend));
+            assert_eq!(view.silent, model.silent(backend));
             assert!(view.active_max <= highest);
         }
         let groups: Vec<_> = bench.admission.groups().collect();
@@ -199,6 +200,7 @@ impl Twins {
                     if self.with_failures {
                         let failures = [ConnectFailure::Refused, ConnectFailure::Silent];
                         steps.extend(failures.map(|how| Step::Failed(flow.client, how)));
+                        steps.push(Step::Phase(flow.client, Phase::ANSWERED));
                     }
                 }
                 FlowState::Established => steps.push(Step::Phase(flow.client, CLOSING)),
@@ -277,7 +279,7 @@ fn all_short_histories_with_failures_are_as_the_reference_has_them() {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let client = prop::sample::select("abcdefgh".chars().collect::<Vec<_>>());
-    let phase = prop::sample::select(vec![ESTABLISHED, CLOSING, ENDED, RESET]);
+    let phase = prop::sample::select(vec![Phase::ANSWERED, ESTABLISHED, CLOSING, ENDED, RESET]);
     let failure = prop::sample::select(vec![ConnectFailure::Refused, ConnectFailure::Silent]);
     let step = prop_oneof![
         6 => (client.clone(), 1..3u32).prop_map(|(client, isn)| Step::Syn(client, isn)),
@@ -303,8 +305,10 @@ proptest! {
         steps in steps(),
         flows in 1..12u32,
         queue_capacity in 0..6u32,
+        connect in prop::sample::select(vec![1013, 4007]),
     ) {
-        let settings = ServiceSettings { queue_capacity, ..TIMES };
+        let connect = Duration::from_millis(connect);
+        let settings = ServiceSettings { queue_capacity, connect, ..TIMES };
         let backends = [(1, Some(0)), (0, None), (2, Some(1)), (2, Some(0))];
         let mut twins = Twins::new(flows, settings, &backends, &[2, 1]);
         for step in steps {

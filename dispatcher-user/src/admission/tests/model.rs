@@ -18,6 +18,8 @@ pub(super) struct Model {
     /// Counts arming of timers: of two that are due together, the one armed first fires first.
     armed: usize,
     pub(super) counters: ServiceCounters,
+    /// SYNs that each back-end has not answered.
+    silent: Vec<u64>,
     told: Vec<String>,
     /// What there was after each change since the window began, and just before that.
     notes: Vec<Note>,
@@ -64,6 +66,9 @@ pub(super) struct ModelFlow {
     arrived: u64,
     tried: Vec<usize>,
     pub(super) state: FlowState,
+    /// Whether its back-end answers, if that is known.
+    answers: Option<bool>,
+    admitted: u64,
     changed: u64,
     due: u64,
     armed: usize,
@@ -90,6 +95,7 @@ impl Model {
             flows: Vec::new(),
             armed: 0,
             counters: ServiceCounters::default(),
+            silent: vec![0; backends.len()],
             told: Vec::new(),
             notes: Vec::new(),
             window_begun: 0,
@@ -200,8 +206,20 @@ impl Model {
             flow.armed = armed;
             self.note(at);
             self.release(at);
+        } else if let Some(place) = self.flow(client)
+            && self.flows[place].state == FlowState::HalfOpen
+            && self.flows[place].answers != Some(true)
+            && phase.has(Phase::ANSWERED)
+        {
+            let end = self.handshake_end(place);
+            let flow = &mut self.flows[place];
+            (flow.answers, flow.due, flow.armed) = (Some(true), end.max(at), armed);
         }
         self.told()
+    }
+
+    fn handshake_end(&self, place: usize) -> u64 {
+        self.flows[place].admitted + millis(self.settings.handshake)
     }
 
     pub(super) fn activity(&mut self, at: u64, client: char, last_seen: u64) -> Vec<String> {
@@ -234,16 +252,25 @@ impl Model {
     }
 
     pub(super) fn failed(&mut self, at: u64, client: char, failure: ConnectFailure) -> Vec<String> {
-        let half_open = |flow: &ModelFlow| flow.state == FlowState::HalfOpen;
-        let Some(place) = self.flow(client).filter(|&at| half_open(&self.flows[at])) else {
+        let may_fail =
+            |flow: &ModelFlow| flow.state == FlowState::HalfOpen && flow.answers != Some(true);
+        let Some(place) = self.flow(client).filter(|&at| may_fail(&self.flows[at])) else {
             return vec![];
         };
         let flow = self.flows[place].clone();
+        if failure == ConnectFailure::Silent {
+            self.silent[flow.backend] += u64::from(flow.answers.is_none());
+            self.flows[place].answers = Some(false);
+        }
         let mut tried = flow.tried;
         tried.push(flow.backend);
         let elsewhere = (0..self.backends.len()).any(|backend| !tried.contains(&backend));
         match (failure, elsewhere) {
-            (ConnectFailure::Silent, false) => {}
+            (ConnectFailure::Silent, false) => {
+                if self.handshake_end(place) <= at {
+                    self.remove(at, place, "HandshakeTimeout");
+                }
+            }
             (ConnectFailure::Refused, false) => {
                 self.counters.admitted -= 1;
                 self.counters.refused += 1;
@@ -375,7 +402,21 @@ impl Model {
                 self.lapse(place, due);
             } else if let Some(place) = self.flows.iter().position(|flow| flow.armed == armed) {
                 match self.flows[place].state {
-                    FlowState::HalfOpen => self.remove(due, place, "HandshakeTimeout"),
+                    FlowState::HalfOpen => {
+                        let (end, armed) = (self.handshake_end(place), self.arm());
+                        let flow = &mut self.flows[place];
+                        if end <= due && flow.answers.is_some() {
+                            self.remove(due, place, "HandshakeTimeout");
+                        } else {
+                            let again = due + millis(PROBE_RETRY);
+                            flow.due = if due < end { end } else { again };
+                            flow.armed = armed;
+                            let (client, backend) = (flow.client, flow.backend);
+                            let asks = format!("no answer to {client} from {backend}");
+                            self.told.push(asks);
+                            continue;
+                        }
+                    }
                     FlowState::Lingering => self.remove(due, place, "Ended"),
                     FlowState::Established | FlowState::Closing => {
                         self.told
@@ -429,6 +470,10 @@ impl Model {
         let holds =
             |flow: &&ModelFlow| flow.backend == backend && flow.state != FlowState::Lingering;
         self.flows.iter().filter(holds).count() as u32
+    }
+
+    pub(super) fn silent(&self, backend: usize) -> u64 {
+        self.silent[backend]
     }
 
     pub(super) fn ceiling(&self, backend: usize) -> u32 {
@@ -560,7 +605,7 @@ impl Model {
         let counters = &mut self.counters;
         counters.admitted += 1;
         counters.admitted_max = counters.admitted_max.max(counters.admitted);
-        let due = at + millis(self.settings.handshake);
+        let due = at + millis(self.settings.handshake.min(self.settings.connect));
         let armed = self.arm();
         self.flows.push(ModelFlow {
             client,
@@ -569,6 +614,8 @@ impl Model {
             arrived,
             tried,
             state: FlowState::HalfOpen,
+            answers: None,
+            admitted: at,
             changed: at,
             due,
             armed,

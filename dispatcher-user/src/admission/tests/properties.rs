@@ -244,7 +244,14 @@ impl World {
                 admission.handle_connect_failed(now, flow, failure, request);
                 // Given back, or not taken: a flow that is left alone still has its own.
                 let is = service(admission);
-                if kept && is.is_none_or(|is| is.refused + is.retried > was.refused + was.retried) {
+                let given_up = admission.commands.iter().any(|command| {
+                    let timeout = RemoveReason::HandshakeTimeout;
+                    matches!(command, Command::Remove { reason, .. } if *reason == timeout)
+                });
+                if kept
+                    && !given_up
+                    && is.is_none_or(|is| is.refused + is.retried > was.refused + was.retried)
+                {
                     self.held.insert(self.requests);
                 }
             }

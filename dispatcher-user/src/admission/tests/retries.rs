@@ -287,10 +287,57 @@ fn a_silent_back_end_is_waited_for_when_there_is_no_other() {
 }
 
 #[test]
-fn an_answer_that_may_take_as_long_as_the_handshake_is_never_asked_about() {
-    let mut bench = Bench::new(SETTINGS, &[2, 2]);
-    bench.syn(0, 'a');
-    assert_eq!(bench.pass(5000), ["remove a from 0: HandshakeTimeout"]);
+fn an_answer_that_may_take_as_long_as_the_handshake_is_asked_about_at_its_end() {
+    let mut bench = Bench::new(SETTINGS, &[1, 1, 1]);
+    for client in "abc".chars() {
+        bench.syn(0, client);
+    }
+    assert_eq!(bench.pass(4999), NOTHING);
+    let asked = [
+        "no answer to a from 0",
+        "no answer to b from 1",
+        "no answer to c from 2",
+    ];
+    assert_eq!(bench.pass(5000), asked);
+    // The first back-end was silent, the second has answered.
+    bench.phase(5000, 'b', Phase::ANSWERED);
+    bench.set_ceiling(5000, 1, 2);
+    assert_eq!(bench.pass(5000), ["remove b from 1: HandshakeTimeout"]);
+    assert_eq!(
+        bench.failed(5001, 'a', Silent),
+        ["remove a from 0: Silent", "admit a1 to 1"],
+        "another has room"
+    );
+    assert_eq!(
+        bench.pass(6000),
+        ["no answer to c from 2"],
+        "until it is said"
+    );
+    let silent = [0, 1, 2].map(|backend| bench.backend(backend).silent);
+    assert_eq!(silent, [1, 0, 0]);
+}
+
+#[test]
+fn silence_counts_once_and_ends_the_handshake_in_time() {
+    for settings in [TIMES, SETTINGS] {
+        let mut bench = Bench::new(settings, &[2]);
+        bench.syn(0, 'a');
+        // The network says so, and who is asked says it again.
+        assert_eq!(bench.failed(10, 'a', Silent), NOTHING);
+        bench.pass(4999);
+        assert_eq!(bench.failed(4999, 'a', Silent), NOTHING);
+        assert_eq!(bench.backend(0).half_open, 1);
+        assert_eq!(bench.pass(5000), ["remove a from 0: HandshakeTimeout"]);
+        assert_eq!(bench.backend(0).silent, 1);
+
+        bench.syn(10_000, 'b');
+        bench.pass(15_000);
+        assert_eq!(
+            bench.failed(15_000, 'b', Silent),
+            ["remove b from 0: HandshakeTimeout"]
+        );
+        assert_eq!(bench.backend(0).silent, 2);
+    }
 }
 
 #[test]
@@ -397,15 +444,15 @@ fn what_windows_tell_of_syns_adds_up() {
     let counts = |number: u32| {
         let of_it = |backend: &&BackendWindow| backend.id == BackendId(number);
         let told = window.backends.iter().find(of_it).unwrap();
-        (told.answered, told.refused, told.silent, told.failed)
+        (told.refused, told.silent, told.failed)
     };
-    assert_eq!(counts(0), (2, 1, 0, 1));
-    assert_eq!(counts(1), (0, 0, 1, 1));
+    assert_eq!(counts(0), (1, 0, 1));
+    assert_eq!(counts(1), (0, 1, 1));
     let again = bench.window(30);
     assert!(
         again
             .backends
             .iter()
-            .all(|told| told.answered == 0 && told.refused == 0 && told.silent == 0)
+            .all(|told| told.refused == 0 && told.silent == 0)
     );
 }

@@ -198,6 +198,7 @@ fn a_request_whose_time_is_over_is_not_released_though_its_timer_is_late() {
 fn an_unfinished_handshake_gives_its_slot_to_the_next() {
     let mut bench = Bench::new(SETTINGS, &[1]);
     bench.syn(0, 'a');
+    assert_eq!(bench.phase(1, 'a', Phase::ANSWERED), NOTHING);
     bench.syn(4000, 'b');
     assert_eq!(bench.pass(4999), NOTHING);
     let commands = bench.pass(5000);

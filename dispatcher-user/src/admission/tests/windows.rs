@@ -51,6 +51,7 @@ fn connections_are_told_apart_by_how_they_end() {
     );
 
     bench.pass(5005);
+    bench.failed(5005, 'f', ConnectFailure::Silent);
     let flow = bench.flows[&'e'];
     bench.admission.remove_flow(ms(5006), flow);
     let measured = backend(&bench.window(5010), 0);
