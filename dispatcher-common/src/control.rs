@@ -21,7 +21,7 @@ pub struct Control {
 
 /// Version of every type and map shared across the kernel boundary. Raised with any change of
 /// them, so that a daemon refuses pins that it would misread.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Milliseconds in a tick.
 pub const TICK_MS: u64 = 100;
