@@ -1,5 +1,5 @@
-//! The table of bounds in ARCHITECTURE.md stays true: each bound is told by something that there is,
-//! or by nothing for a reason, and is reached by tests that there are.
+//! The table of bounds in ARCHITECTURE.md stays true: each bound is told by something that there
+//! is, or by nothing for a reason, and is reached by tests that there are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -149,7 +149,7 @@ fn each_bound_says_what_happens_there_and_is_told_or_need_not_be() {
             .told_by
             .strip_prefix(NOTHING)
             .is_some_and(|why| why.len() > 10);
-        if is_reasoned == !told.is_empty() {
+        if is_reasoned != told.is_empty() {
             faults.push(format!("{}: told by {:?}", row.what, row.told_by));
         }
         let unknown = told.iter().filter(|name| !known.contains(name));

@@ -1,6 +1,6 @@
 //! What always holds, whatever happens: services, back-ends and groups come, change and go, floods
-//! begin and are over, installs fail, timeouts are handled late. No reference here, only what follows from the commands
-//! themselves.
+//! begin and are over, installs fail, timeouts are handled late. No reference here, only what
+//! follows from the commands themselves.
 
 use core::hash::{BuildHasher, Hasher as _};
 use std::collections::{BTreeMap, BTreeSet};
