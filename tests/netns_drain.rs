@@ -106,7 +106,10 @@ fn a_disabled_back_end_loses_its_connections_at_both_ends_within_a_second() {
     for family in [Family::V4, Family::V6] {
         let lab = one_backend();
         let servers = on_all(&lab, || server::hold);
-        let daemon = Daemon::start(&lab, &Config::new(&lab, family, 512)).unwrap();
+        let mut config = Config::new(&lab, family, 512);
+        // More places than are looked at in a turn.
+        config.flow_capacity = 3 * 4096;
+        let daemon = Daemon::start(&lab, &config).unwrap();
         let mut held: Vec<_> = (0..HELD).map(|_| connect(&lab, family)).collect();
         eventually(PATIENCE, "the server has all", || {
             servers[0].count().active() == HELD

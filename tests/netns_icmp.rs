@@ -3,19 +3,27 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
 
+use dispatcher_common::header::TcpFlags;
+use dispatcher_common::notice::Problem;
 use dispatcher_tests::client;
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
-use dispatcher_tests::icmp::{message, quote, told};
+use dispatcher_tests::icmp::{message, quote, told, verify};
 use dispatcher_tests::narrows::Narrows;
 use dispatcher_tests::netns::Namespace;
 use dispatcher_tests::packet::{Family as PacketFamily, Host, Packet};
 use dispatcher_tests::raw::Crowd;
 use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::server::{self, Count, Server};
-use dispatcher_tests::topology::Family;
+use dispatcher_tests::topology::{ENDPOINT_DEVICE, Family};
+use dispatcher_tests::wire::{PacketSocket, Segment};
 use dispatcher_tests::{PATIENCE, each_at_once, eventually};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const MEGABYTE: u64 = 1 << 20;
@@ -254,6 +262,122 @@ fn a_ping_of_the_service_is_answered_whoever_has_the_address() {
         lab.dispatcher().run(&remove).unwrap();
         ping("0");
         assert!(handled(&daemon, "ping_answered") >= 6.0);
+        assert_settles(&daemon);
+        daemon.finish().unwrap();
+    });
+}
+
+/// Whoever answers a connection request that may travel so far: a router, or the service.
+fn answers(from: &Namespace, service: SocketAddr, hops: i32) -> Option<IpAddr> {
+    from.enter(|| {
+        let wire = PacketSocket::open(ENDPOINT_DEVICE).unwrap();
+        let _asking = request_within(service, hops);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.checked_duration_since(Instant::now())?;
+            let Some(frame) = wire.receive(left).unwrap().filter(|frame| !frame.outgoing) else {
+                continue;
+            };
+            let (v4, v6) = (told(PacketFamily::V4).1, told(PacketFamily::V6).1);
+            match (Segment::parse(&frame.bytes), verify(&frame.bytes)) {
+                (Some(answer), _) if answer.source == service && answer.has(TcpFlags::SYN) => {
+                    return Some(answer.source.ip());
+                }
+                (_, Ok(seen)) if seen.kind == v4 || seen.kind == v6 => return Some(seen.src),
+                _ => {}
+            }
+        }
+    })
+}
+
+/// A socket that connects and whose packets have so many hops.
+fn request_within(service: SocketAddr, hops: i32) -> OwnedFd {
+    let family = if service.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, SockType::Stream, flags, None).unwrap();
+    if service.is_ipv4() {
+        setsockopt(&fd, sockopt::Ipv4Ttl, &hops).unwrap();
+    } else {
+        setsockopt(&fd, sockopt::Ipv6Ttl, &hops).unwrap();
+    }
+    // It is only begun.
+    let _ = connect(fd.as_raw_fd(), &SockaddrStorage::from(service));
+    fd
+}
+
+#[test]
+fn each_hop_of_the_way_to_the_service_answers_for_itself() {
+    each_at_once(FAMILIES, |family| {
+        let lab = one_backend();
+        let client = lab.client(0);
+        let _routers = Narrows::before(&lab, client, NARROW).unwrap();
+        let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
+        let daemon = Daemon::start(&lab, &Config::new(&lab, family, 4)).unwrap();
+        let service = lab.service(family, SERVICE_PORT);
+        let vip = service.ip();
+        // A tracer asks the same way: two routers, the dispatcher, and the server behind it.
+        let way = [1, 2, 3, 4].map(|hops| answers(client, service, hops).expect("an answer"));
+        assert!(way[0] != vip && way[1] != vip, "{way:?}");
+        assert_eq!(way[2..], [vip, vip]);
+        assert_eq!(dropped(&daemon, "ttl_expired"), 1.0, "the third alone");
+        assert_settles(&daemon);
+        daemon.finish().unwrap();
+    });
+}
+
+#[test]
+fn a_flood_of_what_has_travelled_too_long_is_answered_so_often_a_second() {
+    const FLOOD: u16 = 20_000;
+    each_at_once(FAMILIES, |family| {
+        let lab = one_backend();
+        let _server = Server::start(lab.backend(0), BACKEND_PORT, server::echo).unwrap();
+        let daemon = Daemon::start(&lab, &Config::new(&lab, family, 4)).unwrap();
+        let service = lab.service(family, SERVICE_PORT);
+        let of_packet = match family {
+            Family::V4 => PacketFamily::V4,
+            Family::V6 => PacketFamily::V6,
+        };
+        let crowd = Crowd::of_clients(&lab).unwrap();
+        let gateway = dispatcher_common::addr::Mac(lab.dispatcher().mac("front").unwrap());
+        let own = dispatcher_common::addr::Mac(crowd.mac());
+        let stranger = host(SocketAddr::new(lab.client_address(200, family), 0));
+        let frames: Vec<_> = (1..=FLOOD)
+            .map(|port| {
+                let packet = Packet::tcp(stranger.at(port), host(service)).over(of_packet);
+                packet
+                    .flags(TcpFlags::SYN)
+                    .ttl(1)
+                    .link(gateway, own)
+                    .build()
+            })
+            .collect();
+        let begun = Instant::now();
+        crowd.send_frames(&frames).unwrap();
+        let all = f64::from(FLOOD);
+        let counted = || {
+            (
+                dropped(&daemon, "ttl_expired"),
+                dropped(&daemon, "icmp_limited"),
+            )
+        };
+        eventually(PATIENCE, "all are counted", || {
+            let (told, limited) = counted();
+            told + limited >= all
+        });
+        let (told, limited) = counted();
+        let seconds = begun.elapsed().as_secs() + 2;
+        println!("{told} were told and {limited} were not, within {seconds} seconds of the clock");
+        let most = u64::from(Problem::TtlExpired.a_second_max()) * seconds;
+        assert!(told >= 1.0 && told <= most as f64, "{told} in {seconds} s");
+        assert_eq!(told + limited, all);
+        // Nobody else notices.
+        let mut stream = lab.client(0).enter(|| client::connect(service)).unwrap();
+        assert_eq!(client::exchange(&mut stream, b"me").unwrap(), b"me");
+        drop(stream);
         assert_settles(&daemon);
         daemon.finish().unwrap();
     });

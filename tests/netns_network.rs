@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -613,4 +614,76 @@ fn changes_lost_in_a_flood_are_found_again() {
         assert!(hop.generation > before);
     });
     std::fs::remove_file(batch).unwrap();
+}
+
+/// Descriptors and inodes of this process's rtnetlink sockets in this thread's namespace: of those
+/// that hear reports, or of those by which the kernel is asked.
+fn netlink_sockets(hearing: bool) -> Vec<(i32, u64)> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let of_ours = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, "0", _, groups, .., inode] = words[..] else {
+            return None;
+        };
+        let hears = u32::from_str_radix(groups, 16).ok()? != 0;
+        (hears == hearing).then(|| inode.parse().ok())?
+    };
+    let inodes: Vec<u64> = table.lines().filter_map(of_ours).collect();
+    let own = std::fs::read_dir("/proc/self/fd").unwrap();
+    let sockets = own.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let link = std::fs::read_link(&path).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        let fd = path.file_name()?.to_str()?.parse().ok()?;
+        Some((fd, inode.parse().ok()?))
+    });
+    sockets
+        .filter(|(_, inode)| inodes.contains(inode))
+        .collect()
+}
+
+#[test]
+fn a_socket_that_fails_is_opened_anew_and_what_changed_meanwhile_is_found() {
+    let lab = Lab::new();
+    lab.inside(|| async {
+        let mut watched = Watched::start(&["10.0.1.2"]).await;
+        watched.until_via("10.0.1.2", BACKEND).await;
+        let (heard, asked) = (netlink_sockets(true), netlink_sockets(false));
+        assert_eq!((heard.len(), asked.len()), (1, 1));
+
+        // What stands in its place takes no message.
+        let null = File::open("/dev/null").unwrap();
+        // SAFETY: takes two descriptors that are open; the watcher still owns the second one, and
+        // closes it as it would have before.
+        let replaced = unsafe { libc::dup2(null.as_raw_fd(), asked[0].0) };
+        assert_eq!(replaced, asked[0].0);
+        let other = Mac([2, 0, 0, 0, 0xbe, 7]);
+        lab.ip(
+            "lb",
+            &format!("neigh replace 10.0.1.2 dev back lladdr {other:?} nud permanent"),
+        );
+        // It is asked for another target, and so finds out.
+        watched
+            .network
+            .set_targets(["10.0.1.2", "fd00:1::2"].map(ip));
+        let known = |view: &Arc<NetworkView>| {
+            let is = |target, mac| hop(view, target).is_some_and(|hop| hop.dst == mac);
+            is("10.0.1.2", other) && is("fd00:1::2", BACKEND)
+        };
+        let found = watched.views.wait_for(known);
+        let found = tokio::time::timeout(KERNEL_KNOWS_WITHIN, found).await;
+        found.expect("both are reached").unwrap();
+        let anew = netlink_sockets(true);
+        assert_eq!(anew.len(), 1);
+        assert_ne!(anew[0].1, heard[0].1, "both are other sockets now");
+
+        // Reports are heard by the new one.
+        watched.settled().await;
+        lab.ip("lb", "link set back mtu 1300");
+        watched
+            .until("the smaller MTU", |view| {
+                hop(view, "10.0.1.2").is_some_and(|hop| hop.mtu == 1300)
+            })
+            .await;
+    });
 }

@@ -301,6 +301,8 @@ impl<'lab> Connections<'lab> {
 fn events_that_were_lost_are_made_up_for_and_successors_keep_their_slots() {
     const FLOWS: u32 = 16_000;
     const AGAIN: u32 = 200;
+    const REFUSED: u32 = 50;
+    const ALL: u32 = FLOWS + REFUSED;
     // The table is compared from its end, so with the last ones at once.
     const FIRST: u32 = FLOWS - AGAIN;
     const ISN: u32 = 100;
@@ -308,13 +310,14 @@ fn events_that_were_lost_are_made_up_for_and_successors_keep_their_slots() {
     let all = Connections::start(&lab, |_| {});
     let daemon = &all.daemon;
     let syn = |i| all.of_client(i, TcpFlags::SYN, ISN, 0);
-    all.until(0..FLOWS, &all.clients, syn, |phase| phase.is_some());
+    all.until(0..ALL, &all.clients, syn, |phase| phase.is_some());
     eventually(PATIENCE, "all are half open", || {
-        daemon.status().backend(0, "half_open") == u64::from(FLOWS)
+        daemon.status().backend(0, "half_open") == u64::from(ALL)
     });
 
     // While the daemon stands still, every flow is established, half closed and reset: those first
-    // whose clients then use their ports again at once.
+    // whose clients then use their ports again at once. By now the ring is full, and some more are
+    // refused by their back-end.
     daemon.signal(Signal::SIGSTOP).unwrap();
     for flows in [FIRST..FLOWS, 0..FIRST] {
         all.live_and_die(flows, ISN);
@@ -323,6 +326,11 @@ fn events_that_were_lost_are_made_up_for_and_successors_keep_their_slots() {
         .map(|i| all.of_client(i, TcpFlags::SYN, 2 * ISN, 0))
         .collect();
     all.clients.send(&again).unwrap();
+    let refusal = TcpFlags::RST.with(TcpFlags::ACK);
+    let refuse = |i| all.of_backend(i, refusal, 0, ISN + 1);
+    all.until(FLOWS..ALL, &all.backends, refuse, |phase| {
+        phase.is_some_and(Phase::is_refused)
+    });
     daemon.signal(Signal::SIGCONT).unwrap();
 
     eventually(PATIENCE, "lost events are made up for", || {
@@ -339,6 +347,11 @@ fn events_that_were_lost_are_made_up_for_and_successors_keep_their_slots() {
         status.backend(0, "half_open"),
         admitted,
         "each successor has its slot: {status:?}"
+    );
+    assert_eq!(
+        status.requests("refused"),
+        u64::from(REFUSED),
+        "a refusal that was not told is found, too: {status:?}"
     );
     let installed = (FIRST..FLOWS).filter(|&i| all.phase(i).is_some()).count();
     assert_eq!(installed as u64, admitted, "and its entries");

@@ -150,3 +150,33 @@ fn wrong_usage_is_exit_code_2() {
     let output = command.arg("no-such-command").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn more_receive_queues_than_there_may_be_sockets_are_refused() {
+    refused(
+        |lab, config| {
+            let make = [
+                "ip",
+                "link",
+                "add",
+                "many0",
+                "numrxqueues",
+                "257",
+                "numtxqueues",
+                "1",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "many1",
+            ];
+            lab.dispatcher().run(&make).unwrap();
+            config.interfaces = vec!["many0".to_owned(), "front".to_owned()];
+        },
+        &[
+            "more than 256 receive queues",
+            "257 of them on many0",
+            "ethtool -L many0",
+        ],
+    );
+}

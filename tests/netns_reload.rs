@@ -584,3 +584,38 @@ fn what_needs_a_restart_is_refused_and_nothing_else_of_the_file_takes_effect() {
     assert_eq!(lasting(&daemon), before);
     assert_talks(&mut connect(&lab));
 }
+
+#[test]
+fn of_a_reload_with_many_changes_the_log_tells_so_many_and_how_many_there_were() {
+    const BACKENDS: u8 = 60;
+    const TOLD: usize = 100;
+    let lab = lab(1);
+    let mut config = Config::new(&lab, Family::V4, 4);
+    let first = config.web().backends[0].clone();
+    config.web().backends = (1..=BACKENDS)
+        .map(|i| Backend {
+            name: format!("web-{i}"),
+            address: SocketAddr::from(([10, 0, 0, i], 8080)),
+            ..first.clone()
+        })
+        .collect();
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    for backend in &mut config.web().backends {
+        backend.name.push_str("-new");
+        backend.capacity += 1;
+    }
+    let printed = daemon.reload(&config).unwrap();
+    let changes = printed.lines().count();
+    assert!(changes > TOLD, "{changes} changes:\n{printed}");
+    eventually(PATIENCE, "it is told", || {
+        daemon
+            .log()
+            .contains(&format!("reloaded changes={changes}"))
+    });
+    let log = daemon.log();
+    let told = log
+        .lines()
+        .filter(|line| line.contains("configuration change="));
+    assert_eq!(told.count(), TOLD);
+    daemon.finish().unwrap();
+}

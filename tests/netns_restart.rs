@@ -295,3 +295,43 @@ fn what_a_killed_daemon_leaves_lying_about_is_no_obstacle() {
     assert_settles(&daemon);
     daemon.finish().unwrap();
 }
+
+/// While nobody reads the ring, connections end; then the numbers of those are given to others.
+#[test]
+fn what_the_ring_told_of_a_daemon_that_died_is_no_news_of_others() {
+    const HELD: usize = 8;
+    let lab = lab(1);
+    let servers = on_all(&lab, || server::echo);
+    let mut config = keeping(&lab);
+    config.web().backends[0].ceiling = 32;
+    config.web().backends[0].capacity = 64;
+    let mut daemon = Daemon::start(&lab, &config).unwrap();
+    let mut held: Vec<_> = (0..HELD).map(|_| connect(&lab, SERVICE_PORT)).collect();
+    held.iter_mut().for_each(assert_talks);
+    eventually(PATIENCE, "all are established", || {
+        daemon.status().active() == HELD as u64
+    });
+    daemon.crash().unwrap();
+
+    // Each end is an event that nobody reads.
+    held.truncate(HELD / 2);
+    eventually(PATIENCE, "half of them are over", || {
+        servers[0].count().active() == HELD / 2
+    });
+    daemon.restart().unwrap();
+    eventually(PATIENCE, "those that are over are gone", || {
+        let status = daemon.status();
+        status.active() == HELD as u64 / 2 && status.flows() == HELD as u64 / 2
+    });
+    let new = (0..HELD).map(|_| connect(&lab, SERVICE_PORT));
+    held.extend(new);
+    held.iter_mut().for_each(assert_talks);
+    eventually(PATIENCE, "they count as established", || {
+        daemon.status().active() == held.len() as u64
+    });
+    assert_eq!(servers[0].count().active(), held.len());
+    daemon.status().assert_balanced();
+    drop(held);
+    assert_settles(&daemon);
+    daemon.finish().unwrap();
+}

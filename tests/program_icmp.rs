@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use dispatcher_common::flow::FlowPair;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::link::NextHop;
+use dispatcher_common::notice::{Problem, Sent};
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::DropReason;
 use dispatcher_tests::icmp::{Seen, echo, errors, ip_header, message, quote, told, verify};
@@ -586,5 +587,63 @@ fn a_request_that_has_travelled_too_long_is_not_queued() {
         assert_told(&outcome, &packet(VIP_ONE), family, told(family).1, 0);
         let verdict = program.run(&packet(STRANGER).build()).verdict();
         assert_eq!(verdict, Verdict::Passed, "the host tells of its own");
+    }
+}
+
+/// Seconds of the clock that the program reads.
+fn second() -> u32 {
+    let clock = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    u32::try_from(clock.unwrap().tv_sec()).unwrap()
+}
+
+#[test]
+fn so_many_are_told_in_a_second_and_what_comes_beyond_is_dropped_without_a_word() {
+    for family in FAMILIES {
+        let (mut program, _) = established(family);
+        let of_client = Packet::tcp(CLIENT_ONE, VIP_ONE).over(family).seq(SENT);
+        let too_big = of_client.clone().payload(&[0x5a; 1500]).build();
+        let expired = of_client.flags(ACK).ttl(1).build();
+        let to_service = Packet::tcp(CLIENT_TWO, VIP_ONE).over(family);
+        let request = to_service.flags(SYN).ttl(1).build();
+        for (problem, reason, frame) in [
+            (Problem::TooBig, DropReason::TooBig, &too_big),
+            (Problem::TtlExpired, DropReason::TtlExpired, &expired),
+            (Problem::TtlExpired, DropReason::TtlExpired, &request),
+        ] {
+            let told = Verdict::Told(reason);
+            // Once more when another second has begun amid it.
+            let seen = loop {
+                let begun = second();
+                program.set_sent(problem, Sent::of(begun, problem.a_second_max() - 2));
+                let outcomes = [(); 4].map(|()| program.run(frame));
+                if second() == begun {
+                    break outcomes;
+                }
+            };
+            let limited = Verdict::Dropped(DropReason::IcmpLimited);
+            let verdicts = seen.each_ref().map(Outcome::verdict);
+            assert_eq!(verdicts, [told, told, limited, limited], "{problem:?}");
+            assert_eq!(seen[3].frame, *frame, "it is untouched");
+            let most = Sent::of(program.sent(problem).second(), problem.a_second_max());
+            assert_eq!(program.sent(problem), most, "and counts no further");
+
+            // A second that is over holds nobody up.
+            program.set_sent(problem, Sent::of(second() - 1, problem.a_second_max()));
+            assert_eq!(program.run(frame).verdict(), told);
+            assert!(program.sent(problem).leaves_room(problem));
+        }
+    }
+}
+
+#[test]
+fn one_problem_does_not_use_up_what_may_be_told_of_another() {
+    let (mut program, _) = established(Family::V4);
+    let of_client = Packet::tcp(CLIENT_ONE, VIP_ONE).seq(SENT);
+    let too_big = of_client.payload(&[0x5a; 1500]).build();
+    for second in [second(), second() + 1] {
+        let most = Problem::TtlExpired.a_second_max();
+        program.set_sent(Problem::TtlExpired, Sent::of(second, most));
+        let outcome = program.run(&too_big);
+        assert_eq!(outcome.verdict(), Verdict::Told(DropReason::TooBig));
     }
 }

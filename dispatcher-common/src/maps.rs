@@ -163,10 +163,21 @@ pub const UNPROVEN: MapSpec = MapSpec {
     flags: 0,
 };
 
+/// [`Problem`](crate::notice::Problem) → how many notices of it were sent
+/// ([`Sent`](crate::notice::Sent)).
+pub const NOTICES: MapSpec = MapSpec {
+    name: "NOTICES",
+    kind: ARRAY,
+    key_size: 4,
+    value_size: 8,
+    max_entries: crate::notice::Problem::COUNT,
+    flags: 0,
+};
+
 /// All of them.
-pub const ALL: [MapSpec; 12] = [
+pub const ALL: [MapSpec; 13] = [
     FLOWS, SERVICES, BACKENDS, LINKS, XSKS, CONTROL, EVENTS, COUNTERS, TIMES, PROOFS, UNPROVEN,
-    SERVED,
+    SERVED, NOTICES,
 ];
 
 /// Name of the XDP program.

@@ -20,6 +20,22 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+
+    /// Notices of it that are sent within a second of the clock, at most (RFC 4443 2.4 (f), RFC
+    /// 1812 4.3.2.8). Of segments that have travelled too long, as many as Linux tells of
+    /// (`icmp_msgs_per_sec`). Who is not told that a segment was too big stalls, so there are more
+    /// of those; each has a bound of its own, so that nobody can use up the other.
+    #[inline(always)]
+    #[must_use]
+    pub const fn a_second_max(self) -> u32 {
+        match self {
+            Self::TooBig => 10_000,
+            Self::TtlExpired => 1000,
+        }
+    }
+
     /// The ICMP header, its checksum still 0; the MTU has the same place in both families.
     #[inline(always)]
     const fn header(self, is_v4: bool, mtu: u16) -> IcmpHdr {
@@ -36,6 +52,49 @@ impl Problem {
             checksum: [0; 2],
             rest: [0, 0, high, low],
         }
+    }
+}
+
+/// How many notices of a problem were sent, and in which second of the clock; another second has
+/// seen none yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent(u64);
+
+impl Sent {
+    /// So many in this second.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(second: u32, count: u32) -> Self {
+        Self((second as u64) << u32::BITS | count as u64)
+    }
+
+    /// As it lies in the map: the second in the upper half, the count in the lower, so that adding
+    /// 1 adds a notice.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The reverse.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// Which second it tells of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn second(self) -> u32 {
+        (self.0 >> u32::BITS) as u32
+    }
+
+    /// Whether one more may be sent in the second that it tells of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leaves_room(self, problem: Problem) -> bool {
+        (self.0 as u32) < problem.a_second_max()
     }
 }
 
@@ -140,4 +199,23 @@ fn write_v6<P: PacketBytes + ?Sized>(packet: &mut P, from: &Addr, icmp: IcmpHdr)
     let sum = checksum::combine(checksum::sum_of(covered), rest);
     packet.header_mut::<IcmpHdr>(ICMP_AT)?.checksum = checksum::finish(sum);
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_counted_within_its_second() {
+        for problem in [Problem::TooBig, Problem::TtlExpired] {
+            let most = problem.a_second_max();
+            let last = Sent::of(u32::MAX, most - 1);
+            assert!(last.leaves_room(problem));
+            let full = Sent::from_word(last.word() + 1);
+            assert_eq!(full, Sent::of(u32::MAX, most));
+            assert!(!full.leaves_room(problem));
+            assert_eq!(full.second(), u32::MAX);
+            assert!((problem as u32) < Problem::COUNT);
+        }
+    }
 }

@@ -66,6 +66,9 @@ counters! {
         IcmpOutOfWindow = 15, "icmp_out_of_window";
         /// Longer than the way out takes; its sender was told so by an ICMP error.
         TooBig = 16, "too_big";
+        /// As [`Self::TtlExpired`] or [`Self::TooBig`], and its sender was not told: so many had
+        /// been told within the second.
+        IcmpLimited = 17, "icmp_limited";
     }
 }
 

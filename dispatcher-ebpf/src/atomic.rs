@@ -1,4 +1,4 @@
-//! Atomic OR with its old value: `core::sync::atomic` has no such operation on the BPF target.
+//! Atomic operations with their old value: `core::sync::atomic` has none on the BPF target.
 
 /// Sets `bits` in the word and returns what it was.
 ///
@@ -22,9 +22,65 @@ pub unsafe fn fetch_or(word: *mut u32, bits: u32) -> u32 {
     }
 }
 
+/// Adds to the word and returns what it was.
+///
+/// # Safety
+///
+/// As [`fetch_or`].
+#[inline(always)]
+pub unsafe fn fetch_add(word: *mut u64, added: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_xadd};
+        // SAFETY: the caller's promise is the one that the intrinsic asks for.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, added) }
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise is the one that `from_ptr` asks for.
+        unsafe { AtomicU64::from_ptr(word) }.fetch_add(added, Ordering::SeqCst)
+    }
+}
+
+/// Sets the word to `new` if it is `old`, and tells whether it was.
+///
+/// # Safety
+///
+/// As [`fetch_or`].
+#[inline(always)]
+pub unsafe fn replace(word: *mut u64, old: u64, new: u64) -> bool {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+        const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+        // SAFETY: the caller's promise is the one that the intrinsic asks for.
+        unsafe { atomic_cxchg::<u64, { ORDER }, { ORDER }>(word, old, new) }.1
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise is the one that `from_ptr` asks for.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        let done = word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
+        done.is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::fetch_or;
+    use super::{fetch_add, fetch_or, replace};
+
+    #[test]
+    fn a_word_is_added_to_and_replaced() {
+        let mut word = 5;
+        // SAFETY: `word` is a local that nobody else sees.
+        let (old, replaced, kept) = unsafe {
+            let word = &raw mut word;
+            (fetch_add(word, 2), replace(word, 7, 9), replace(word, 7, 8))
+        };
+        assert_eq!((old, replaced, kept, word), (5, true, false, 9));
+    }
 
     #[test]
     fn the_old_value_comes_back() {

@@ -80,3 +80,8 @@ pub static PROOFS: Array<Bucket, { table::PROOFS.max_entries as usize }> = Array
 #[btf_map]
 pub static UNPROVEN: PerCpuArray<u64, { table::UNPROVEN.max_entries as usize }> =
     PerCpuArray::new();
+
+/// Problem → how many ICMP errors told of it, and in which second. Written and read by the program
+/// alone.
+#[btf_map]
+pub static NOTICES: Array<u64, { table::NOTICES.max_entries as usize }> = Array::new();

@@ -1,5 +1,5 @@
-//! Starts a flow's clock when its client asks and stops it when its back-end answers. The only file
-//! that reads a clock, and it does so for no other packet.
+//! Starts a flow's clock when its client asks and stops it when its back-end answers. No
+//! other packet of a flow has a clock read for it, but one that is turned into a notice.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dispatcher_common::flow::Direction;

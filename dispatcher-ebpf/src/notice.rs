@@ -1,18 +1,21 @@
 //! Turns a segment that goes no further into the ICMP error that tells its sender why.
 
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
 use dispatcher_common::addr::Addr;
 use dispatcher_common::flow::Direction;
 use dispatcher_common::header::{ETHERTYPE_IPV4, EthHdr, Ipv4Hdr};
 use dispatcher_common::link::NextHop;
-use dispatcher_common::notice::{self, Problem};
+use dispatcher_common::notice::{self, Problem, Sent};
 use dispatcher_common::packet::PacketBytes;
 use dispatcher_common::parse::{self, Segment};
 use dispatcher_common::verdict::DropReason;
 
+use crate::atomic;
 use crate::flow::Flow;
 use crate::ingress::Frame;
+use crate::maps::NOTICES;
 use crate::pipeline::Verdict;
 
 /// Whether a segment that is longer than the way out takes is the host's stack's all the same.
@@ -57,15 +60,47 @@ pub fn tell_as(frame: &Frame<'_>, service: Addr, problem: Problem, mtu: u16) -> 
         Problem::TooBig => DropReason::TooBig,
         Problem::TtlExpired => DropReason::TtlExpired,
     };
-    if write(frame.context(), &service, problem, mtu) {
+    if !may_tell(problem) {
+        Verdict::Drop(DropReason::IcmpLimited)
+    } else if write(frame.context(), &service, problem, mtu) {
         Verdict::Answer(reason.counter())
     } else {
         Verdict::Drop(reason)
     }
 }
 
-/// Makes the frame a notice; if that fails, it is fit for nothing but to be dropped. A function of
-/// its own for the processor, too: what is rare is not to stand in the way of what is common.
+// Functions of their own for the processor, too: what is rare is not to stand in the way of what is
+// common.
+
+/// Whether one more notice may be sent in this second, which then counts as sent. While none may,
+/// nothing is written, so that processors share the word.
+#[inline(never)]
+fn may_tell(problem: Problem) -> bool {
+    const SECOND: u64 = 1_000_000_000;
+    let Some(word) = NOTICES.get_ptr_mut(problem as u32) else {
+        return false;
+    };
+    // SAFETY: a helper without arguments.
+    let second = (unsafe { bpf_ktime_get_ns() } / SECOND) as u32;
+    // SAFETY: a live element of an array, aligned as its type is.
+    let sent = Sent::from_word(unsafe { word.read_volatile() });
+    if sent.second() == second {
+        if !sent.leaves_room(problem) {
+            return false;
+        }
+    } else {
+        let first = Sent::of(second, 1).word();
+        // SAFETY: as above, and written by atomic operations alone.
+        if unsafe { atomic::replace(word, sent.word(), first) } {
+            return true;
+        }
+        // Another processor has begun the second.
+    }
+    // SAFETY: as above.
+    Sent::from_word(unsafe { atomic::fetch_add(word, 1) }).leaves_room(problem)
+}
+
+/// Makes the frame a notice; if that fails, it is fit for nothing but to be dropped.
 #[inline(never)]
 fn write(ctx: *mut xdp_md, service: &Addr, problem: Problem, mtu: u16) -> bool {
     let ctx = XdpContext::new(ctx);

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dispatcher_user::admission::BackendId;
@@ -446,4 +447,27 @@ async fn others_may_be_asked_from_now_on() {
         ..of(0)
     };
     assert_eq!(agents.set(vec![renamed, of(2)]).await, [BackendId(0)]);
+}
+
+/// An answer that finds no room holds up the next question, and nothing piles up.
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_answer_finds_no_room_is_asked_later() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let address = listen(async |stream| {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        drop(stream);
+    });
+    let address = address.await;
+    let (sender, mut answers) = mpsc::channel(1);
+    let mut agents = Agents::new(sender);
+    agents
+        .set(vec![target(address, tcp(""), Duration::from_secs(2))])
+        .await;
+    sleep(AMPLE).await;
+    assert_eq!(ASKED.load(Ordering::SeqCst), 2, "one waits, one lies");
+    for _ in 0..5 {
+        assert!(answers.recv().await.unwrap().1.is_err());
+    }
+    let asked = ASKED.load(Ordering::SeqCst);
+    assert!((5..=7).contains(&asked), "none is caught up on: {asked}");
 }

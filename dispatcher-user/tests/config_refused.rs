@@ -194,6 +194,23 @@ fn more_than_the_maps_hold() {
 }
 
 #[test]
+fn more_interfaces_than_there_may_be() {
+    let with = |count: usize| {
+        let names: Vec<_> = (0..count).map(|i| format!("\"eth{i}\"")).collect();
+        let line = format!("interfaces = [{}]", names.join(", "));
+        let mut lines = RIGHT;
+        lines[1] = &line;
+        Config::parse(Path::new("f.toml"), lines.join("\n").as_bytes())
+    };
+    assert_eq!(with(64).unwrap().dataplane.interfaces.len(), 64);
+    let error = with(65).unwrap_err().to_string();
+    assert!(
+        error.contains("has 65 names; it must have 1 to 64"),
+        "{error}"
+    );
+}
+
+#[test]
 fn more_groups_than_there_may_be() {
     // So many services, each with so many back-ends, each of those with a group of its own.
     let grouped = |services: usize, of_each: usize| {

@@ -370,3 +370,27 @@ async fn no_more_checks_are_made_at_once_than_may_be() {
     assert!((AT_ONCE..=2 * AT_ONCE).contains(&most), "{most} at once");
     assert!(checks.waited() > 0);
 }
+
+/// A result that finds no room holds up the next check, and nothing piles up.
+#[tokio::test(start_paused = true)]
+async fn a_check_whose_result_finds_no_room_is_followed_by_the_next_one_later() {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let address = listen(LOOPBACK, async |stream, _| {
+        MADE.fetch_add(1, Ordering::SeqCst);
+        drop(stream);
+    });
+    let address = address.await;
+    let (sender, mut checked) = mpsc::channel(1);
+    let mut checks = Checks::new(sender, 4);
+    let target = target(address, HealthKind::Tcp, Duration::from_secs(1));
+    checks.set(vec![target]).await;
+    // Time goes on by itself while all wait, so for hundreds of intervals.
+    sleep(AMPLE).await;
+    assert_eq!(MADE.load(Ordering::SeqCst), 2, "one result waits, one lies");
+    assert_eq!(checks.running(), 0, "who waits for that holds no place");
+    for _ in 0..5 {
+        checked.recv().await.unwrap().result.unwrap();
+    }
+    let made = MADE.load(Ordering::SeqCst);
+    assert!((5..=7).contains(&made), "none is caught up on: {made}");
+}

@@ -19,6 +19,7 @@ use dispatcher_common::flow::{FlowEntry, FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::{Link, NextHop};
 use dispatcher_common::maps;
 use dispatcher_common::measure::{self, Histogram, Kind};
+use dispatcher_common::notice::{Problem, Sent};
 use dispatcher_common::service::{BackendCounters, Served, Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 
@@ -120,6 +121,7 @@ pub struct Program {
     counters: PerCpuArray<MapData, u64>,
     times: PerCpuHashMap<MapData, u32, Histogram>,
     unproven: PerCpuArray<MapData, u64>,
+    notices: Array<MapData, u64>,
     ring: RingBuf<MapData>,
     counted: Vec<u64>,
     /// What the kernel says of `FLOWS`.
@@ -157,6 +159,7 @@ impl Program {
             counters: take(&mut ebpf, maps::COUNTERS.name),
             times: take(&mut ebpf, maps::TIMES.name),
             unproven: take(&mut ebpf, maps::UNPROVEN.name),
+            notices: take(&mut ebpf, maps::NOTICES.name),
             ring: take(&mut ebpf, maps::EVENTS.name),
             counted: Vec::new(),
             ingress: (INGRESS, 0),
@@ -273,6 +276,19 @@ impl Program {
     pub fn unproven(&self, service: u32) -> u64 {
         let values = self.unproven.get(&service, 0).expect("UNPROVEN has it");
         values.iter().sum()
+    }
+
+    /// Sets how many notices of a problem were sent.
+    pub fn set_sent(&mut self, problem: Problem, sent: Sent) {
+        let set = self.notices.set(problem as u32, sent.word(), 0);
+        set.expect("NOTICES has it");
+    }
+
+    /// How many notices of a problem were sent.
+    #[must_use]
+    pub fn sent(&self, problem: Problem) -> Sent {
+        let word = self.notices.get(&(problem as u32), 0);
+        Sent::from_word(word.expect("NOTICES has it"))
     }
 
     /// Events that were reported and not yet read.

@@ -87,6 +87,8 @@ pub struct Answer<T> {
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// Most bytes of an answer.
+    most: usize,
 }
 
 impl Client {
@@ -95,7 +97,14 @@ impl Client {
     pub fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_path_buf(),
+            most: ANSWER_BYTES_MAX,
         }
+    }
+
+    /// The same for answers of no more bytes than these.
+    #[cfg(test)]
+    pub(super) fn reading(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     /// `GET /v1/status`
@@ -253,7 +262,7 @@ impl Client {
             .await
             .map_err(|error| self.no_answer(&error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+        let body = Limited::new(response.into_body(), self.most)
             .collect()
             .await
             .map_err(|error| self.no_answer(&error))?;

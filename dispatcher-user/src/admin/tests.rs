@@ -462,6 +462,31 @@ async fn without_a_daemon_the_client_says_so_in_one_line() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_long_or_never_comes_is_given_up() {
+    let directory = Directory::new();
+    let path = directory.0.join("endless.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let endless = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await;
+        while stream
+            .write_all(b"10\r\n{               \r\n")
+            .await
+            .is_ok()
+        {}
+        listener.accept().await.unwrap()
+    });
+    let client = Client::new(&path).reading(1000);
+    let error = client.status().await.unwrap_err().to_string();
+    assert!(error.contains("length limit exceeded"), "{error}");
+    let error = client.status().await.unwrap_err().to_string();
+    assert!(error.contains("nothing within 60s"), "{error}");
+    drop(endless.await.unwrap());
+}
+
 #[tokio::test]
 async fn an_answer_that_is_none_is_told() {
     let directory = Directory::new();

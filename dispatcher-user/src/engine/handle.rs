@@ -343,3 +343,45 @@ fn row(
 fn seconds_since(then: u32, now: u32) -> f64 {
     f64::from(now.saturating_sub(then)) * TICK_MS as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn one_question_too_many_is_refused_and_what_must_not_be_lost_waits() {
+        let (handle, inbox, _named) = channel(PathBuf::new()).unwrap();
+        let mut waiting: Vec<_> = (0..MESSAGES_MAX)
+            .map(|_| Box::pin(handle.status()))
+            .collect();
+        for question in &mut waiting {
+            assert!(question.now_or_never().is_none(), "nobody answers yet");
+        }
+        let refused = handle.status().now_or_never().unwrap().unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "256 questions wait already; ask again later"
+        );
+
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let told = tokio::spawn({
+                let handle = handle.clone();
+                async move { handle.adjust(Vec::new()).await }
+            });
+            tokio::time::sleep(100 * RETRY).await;
+            assert!(!told.is_finished(), "there is no room");
+            assert!(matches!(inbox.next(), Some(Message::Status(_))));
+            told.await.unwrap().unwrap();
+        });
+        let rest: Vec<_> = std::iter::from_fn(|| inbox.next()).collect();
+        assert_eq!(rest.len(), MESSAGES_MAX);
+        assert!(matches!(rest.last(), Some(Message::Adjust(_))));
+    }
+}

@@ -254,7 +254,7 @@ impl Interfaces {
             // It went just now: the next look finds that out.
             return Ok(());
         };
-        let wanted = queues.min(room);
+        let (wanted, mut failure) = sockets_for(&one.name, queues, room);
         if wanted == one.sockets && transmit_queues == one.transmit_queues {
             return Ok(());
         }
@@ -268,13 +268,6 @@ impl Interfaces {
         one.transmit_queues = transmit_queues;
         one.sockets = before.min(wanted);
         let mut opened = Vec::new();
-        let mut failure = (wanted < queues).then(|| {
-            format!(
-                "it has {queues} receive queues, and there is room for {room} sockets; give it \
-                 fewer with `ethtool -L {} combined N`",
-                one.name
-            )
-        });
         for queue in one.sockets..wanted {
             match XskSocket::open(&one.name, queue, &self.config) {
                 Ok(socket) => opened.push(socket),
@@ -326,6 +319,18 @@ impl Interfaces {
     }
 }
 
+/// How many of its receive queues are listened to when there is room for `room` sockets, and what
+/// is wrong if that is not all.
+fn sockets_for(name: &str, queues: u32, room: u32) -> (u32, Option<String>) {
+    let trouble = (queues > room).then(|| {
+        format!(
+            "it has {queues} receive queues, and there is room for {room} sockets; give it fewer \
+             with `ethtool -L {name} combined N`"
+        )
+    });
+    (queues.min(room), trouble)
+}
+
 impl Interface {
     fn succeeded(&mut self) {
         self.tries = Tries::default();
@@ -367,5 +372,18 @@ mod tests {
         tries.hasten();
         assert!(!tries.are_due(now), "a storm of reports is no reason to");
         assert!(tries.are_due(now + PAUSE_FIRST));
+    }
+
+    #[test]
+    fn queues_beyond_the_room_for_sockets_are_not_listened_to_and_told() {
+        assert_eq!(sockets_for("eth0", XSKS_MAX, XSKS_MAX), (XSKS_MAX, None));
+        let (wanted, trouble) = sockets_for("eth0", 9, 4);
+        assert_eq!(wanted, 4);
+        let trouble = trouble.unwrap();
+        assert!(trouble.contains("9 receive queues"), "{trouble}");
+        assert!(
+            trouble.contains("`ethtool -L eth0 combined N`"),
+            "{trouble}"
+        );
     }
 }

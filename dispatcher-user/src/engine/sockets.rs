@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result};
 use dispatcher_common::link::{Link, NextHop};
-use dispatcher_common::maps::XSKS_MAX;
+use dispatcher_common::maps::{LINKS_MAX, XSKS_MAX};
 use dispatcher_common::verdict::DropReason;
 use nix::net::if_::if_nametoindex;
 
@@ -236,7 +236,8 @@ impl Sockets {
         self.interfaces.iter().map(|one| one.status(view)).collect()
     }
 
-    /// What the program is to know of the interfaces.
+    /// What the program is to know of the interfaces: [`LINKS_MAX`] of them at most, those that are
+    /// configured first. What goes in or out by others is left to the host's stack.
     #[must_use]
     pub fn links(&self, view: &NetworkView) -> Vec<(u32, Link)> {
         let link = |ifindex: u32, device: u32, vlan: u16| {
@@ -252,15 +253,19 @@ impl Sockets {
             };
             (ifindex, link)
         };
-        let known = view.links.values();
-        let known = known.map(|known| link(known.ifindex, known.device, known.vlan));
+        let (own, vlans): (Vec<_>, Vec<_>) = view
+            .links
+            .values()
+            .map(|known| link(known.ifindex, known.device, known.vlan))
+            .partition(|(ifindex, link)| *ifindex == link.device);
         // Flows whose way the routing table does not tell still name the interface as it was.
         let present = self.interfaces.iter().filter(|one| one.ifindex != 0);
         let former = present.flat_map(|one| one.former.iter().map(|was| (*was, one.ifindex)));
         let former = former
             .filter(|(was, _)| !view.links.contains_key(was))
             .map(|(was, is)| link(was, is, 0));
-        known.chain(former).collect()
+        let all = own.into_iter().chain(former).chain(vlans);
+        all.take(LINKS_MAX as usize).collect()
     }
 
     /// Lets the program give connection requests to the sockets.
@@ -408,7 +413,98 @@ fn make_room(spans: &mut [Span], place: usize) {
 
 #[cfg(test)]
 mod tests {
+    use dispatcher_common::addr::Mac;
+
     use super::*;
+    use crate::network::{LinkInfo, LinkKind};
+
+    /// Interfaces without sockets.
+    fn of(names_and_indices: &[(&str, u32)]) -> Sockets {
+        let interface = |&(name, ifindex): &(&str, u32)| Interface {
+            name: name.to_owned(),
+            ifindex,
+            former: Vec::new(),
+            base: 0,
+            sockets: Vec::new(),
+            mode: None,
+            trouble: None,
+        };
+        Sockets {
+            interfaces: names_and_indices.iter().map(interface).collect(),
+            dropped_before: 0,
+        }
+    }
+
+    fn made_anew(sockets: &mut Sockets, place: usize, ifindex: u32) {
+        sockets.change(InterfaceNow {
+            place,
+            ifindex,
+            mode: None,
+            trouble: None,
+            kept: 0,
+            transmit_queues: 0,
+            opened: Vec::new(),
+        });
+    }
+
+    #[test]
+    fn an_interface_is_known_by_the_last_few_of_its_earlier_indices() {
+        let mut sockets = of(&[("eth0", 100), ("eth1", 2)]);
+        let last = 100 + FORMER_MAX as u32 + 3;
+        for ifindex in 101..=last {
+            // It is gone in between.
+            made_anew(&mut sockets, 0, 0);
+            made_anew(&mut sockets, 0, ifindex);
+        }
+        let first_known = last - FORMER_MAX as u32;
+        for forgotten in 100..first_known {
+            assert_eq!(sockets.current(forgotten), forgotten);
+        }
+        for known in first_known..=last {
+            assert_eq!(sockets.current(known), last);
+        }
+        assert_eq!(sockets.current(2), 2, "another one is none of its own");
+    }
+
+    /// The configured interfaces 1 and 2, and VLANs on the first one.
+    fn view(vlans: u32) -> NetworkView {
+        let link = |ifindex, device, vlan| LinkInfo {
+            name: format!("link{ifindex}"),
+            ifindex,
+            device,
+            vlan,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            up: true,
+            kind: if vlan == 0 {
+                LinkKind::Physical
+            } else {
+                LinkKind::Vlan
+            },
+        };
+        let own = [link(1, 1, 0), link(5000, 5000, 0)];
+        let vlans = (0..vlans).map(|i| link(10 + i, 1, 1 + i as u16));
+        NetworkView::of_links(own.into_iter().chain(vlans))
+    }
+
+    #[test]
+    fn of_more_interfaces_than_the_program_can_know_the_configured_ones_come_first() {
+        let mut sockets = of(&[("eth0", 1), ("eth1", 4000)]);
+        made_anew(&mut sockets, 1, 5000);
+        let all = sockets.links(&view(LINKS_MAX - 3));
+        assert_eq!(all.len(), LINKS_MAX as usize);
+        let most = sockets.links(&view(LINKS_MAX));
+        assert_eq!(most.len(), LINKS_MAX as usize);
+        let device = |ifindex: u32| {
+            let found = most.iter().find(|(known, _)| *known == ifindex);
+            found.map(|(_, link)| link.device)
+        };
+        assert_eq!(device(1), Some(1));
+        assert_eq!(device(5000), Some(5000));
+        assert_eq!(device(4000), Some(5000), "as a flow may still know it");
+        assert_eq!(device(10), Some(1));
+        assert_eq!(device(10 + LINKS_MAX - 1), None, "it is the host's");
+    }
 
     fn spans(all: &[(u32, u32)]) -> Vec<Span> {
         let span = |&(base, len): &(u32, u32)| Span { base, len };

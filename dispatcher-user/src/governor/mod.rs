@@ -522,3 +522,31 @@ impl Governor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::admin::fake;
+
+    #[test]
+    fn who_asks_when_no_more_may_wait_waits_for_room() {
+        let (desk, mut asks) = mpsc::channel(ASKS_MAX);
+        let desk = Desk(desk);
+        let mut questions: Vec<_> = (0..=ASKS_MAX)
+            .map(|_| Box::pin(desk.fill_in(fake::status())))
+            .collect();
+        for question in &mut questions {
+            assert!(question.now_or_never().is_none());
+        }
+        assert_eq!(asks.len(), ASKS_MAX);
+        let Some(Ask::FillIn(status, answer)) = asks.recv().now_or_never().flatten() else {
+            panic!("a question waits");
+        };
+        assert!(questions[ASKS_MAX].as_mut().now_or_never().is_none());
+        assert_eq!(asks.len(), ASKS_MAX, "the last one has found its place");
+        answer.send(status).unwrap();
+        assert!(questions[0].as_mut().now_or_never().unwrap().is_ok());
+    }
+}

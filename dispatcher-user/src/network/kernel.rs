@@ -88,7 +88,7 @@ impl Kernel {
             let mut question = RouteMessage::default();
             question.header.address_family = family;
             let routes = self.0.route().get(question).execute();
-            let routes = collect(routes.take(ROUTES_READ_MAX)).await?;
+            let routes = collect_first(ROUTES_READ_MAX, routes).await?;
             gateways.extend(routes.iter().flat_map(route::gateways));
         }
         Ok(gateways)
@@ -151,6 +151,14 @@ impl Kernel {
     }
 }
 
+/// The first items of an answer, at most `most`; it is read no further.
+async fn collect_first<T>(
+    most: usize,
+    answer: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, KernelError> {
+    collect(answer.take(most)).await
+}
+
 /// The whole of an answer.
 async fn collect<T>(
     answer: impl Stream<Item = Result<T, rtnetlink::Error>>,
@@ -166,4 +174,27 @@ async fn collect<T>(
     timeout(REQUEST_TIMEOUT, whole)
         .await
         .map_err(|_| KernelError::Silent)?
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_an_answer_without_end_the_first_routes_are_read() {
+        let mut given = 0;
+        let answer = stream::repeat_with(|| {
+            given += 1;
+            Ok(given)
+        });
+        let read = collect_first(ROUTES_READ_MAX, answer).await.unwrap();
+        assert_eq!(read, (1..=ROUTES_READ_MAX).collect::<Vec<_>>());
+        assert_eq!(given, ROUTES_READ_MAX);
+
+        let short = stream::iter([Ok::<_, rtnetlink::Error>(1), Ok(2)]);
+        let read = collect_first(ROUTES_READ_MAX, short).await.unwrap();
+        assert_eq!(read, [1, 2]);
+    }
 }

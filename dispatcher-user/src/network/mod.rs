@@ -48,6 +48,17 @@ pub struct NetworkView {
 }
 
 impl NetworkView {
+    /// These links, and a way to nobody.
+    #[cfg(test)]
+    pub(crate) fn of_links(links: impl IntoIterator<Item = LinkInfo>) -> Self {
+        let links = links.into_iter().map(|link| (link.ifindex, link));
+        Self {
+            generation: 1,
+            links: links.collect(),
+            ways: HashMap::new(),
+        }
+    }
+
     /// The way to a target, or nothing if `ip` is not (or not yet) a target.
     #[must_use]
     pub fn way(&self, ip: IpAddr) -> Option<&Way> {

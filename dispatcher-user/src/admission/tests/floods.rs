@@ -297,3 +297,23 @@ fn one_service_is_flooded_and_the_other_is_not() {
         FloodView::default()
     );
 }
+
+#[test]
+fn of_a_long_queue_those_at_its_head_are_looked_at() {
+    const LOOKED_AT: u32 = 64;
+    let settings = ServiceSettings {
+        queue_capacity: 1000,
+        flood: FloodSettings {
+            rate: 10_000,
+            ..SETTINGS.flood
+        },
+        ..SETTINGS
+    };
+    for (alive, expected) in [(LOOKED_AT, false), (LOOKED_AT / 4, true)] {
+        let mut siege = Siege::new(settings, &[0]);
+        siege.strangers(0, 0..500);
+        siege.strangers(1000, 0..alive);
+        let noticed = siege.look(1700).is_some();
+        assert_eq!(noticed, expected, "{alive} of those at the head are alive");
+    }
+}

@@ -1,6 +1,6 @@
-//! What always holds, whatever happens: services, back-ends and groups come, change and go,
-//! installs fail, timeouts are handled late. No reference here, only what follows from the commands
-//! themselves.
+//! What always holds, whatever happens: services, back-ends and groups come, change and go, floods
+//! begin and are over, installs fail, timeouts are handled late. No reference here, only what
+//! follows from the commands themselves.
 
 use core::hash::{BuildHasher, Hasher as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,18 @@ use super::*;
 const SERVICES: usize = 2;
 const GROUPS: usize = 3;
 const FLOW_CAPACITY: u32 = 6;
+
+/// A service at which a handful of clients that find no room are a flood.
+const TIMID: ServiceSettings = ServiceSettings {
+    flood: FloodSettings {
+        mode: FloodMode::Auto,
+        rate: 2,
+        hold: Duration::from_secs(2),
+        half_open: 50,
+        handshake: Duration::from_secs(2),
+    },
+    ..SETTINGS
+};
 
 /// Hashes differently for each seed; nothing that is decided may depend on it.
 #[derive(Clone)]
@@ -50,6 +62,8 @@ enum Happening {
     ReviveBackend(usize, Change),
     UpdateService(usize, ServiceSettings),
     ReplaceService(usize),
+    /// A look for a flood, after so many more unproven and lost requests.
+    Look(usize, u64, u64),
     Pass(u64),
 }
 
@@ -70,6 +84,20 @@ fn change() -> impl Strategy<Value = Change> {
     })
 }
 
+fn flood() -> impl Strategy<Value = FloodSettings> {
+    use FloodMode::{Auto, Off, On};
+    let mode = prop::sample::select(vec![Off, Auto, Auto, On]);
+    (mode, 1..8u32, 1..4000u64, 1..=100u32, 1000..4000u64).prop_map(
+        |(mode, rate, hold, half_open, handshake)| FloodSettings {
+            mode,
+            rate,
+            hold: Duration::from_millis(hold),
+            half_open,
+            handshake: Duration::from_millis(handshake),
+        },
+    )
+}
+
 fn settings() -> impl Strategy<Value = ServiceSettings> {
     let balance = prop::sample::select(vec![
         Balance::RoundRobin,
@@ -77,20 +105,29 @@ fn settings() -> impl Strategy<Value = ServiceSettings> {
         Balance::LeastResponseTime,
         Balance::SourceHash,
     ]);
-    (0..6u32, 1..8000u64, any::<bool>(), 0..3u32, balance).prop_map(
-        |(queue_capacity, timeout, refuse, per_source, balance)| ServiceSettings {
-            balance,
-            queue_capacity,
-            queue_timeout: Duration::from_millis(timeout),
-            overflow: if refuse {
-                Overflow::Refuse
-            } else {
-                Overflow::Drop
-            },
-            per_source,
-            ..SETTINGS
-        },
+    (
+        0..6u32,
+        1..8000u64,
+        any::<bool>(),
+        0..3u32,
+        balance,
+        flood(),
     )
+        .prop_map(
+            |(queue_capacity, timeout, refuse, per_source, balance, flood)| ServiceSettings {
+                balance,
+                flood,
+                queue_capacity,
+                queue_timeout: Duration::from_millis(timeout),
+                overflow: if refuse {
+                    Overflow::Refuse
+                } else {
+                    Overflow::Drop
+                },
+                per_source,
+                ..SETTINGS
+            },
+        )
 }
 
 fn happenings() -> impl Strategy<Value = Vec<Happening>> {
@@ -128,6 +165,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         4 => (which, change()).prop_map(|(backend, new)| H::ReviveBackend(backend, new)),
         2 => (which, settings()).prop_map(|(service, new)| H::UpdateService(service, new)),
         1 => which.prop_map(H::ReplaceService),
+        15 => (which, 0..4u64, 0..2u64).prop_map(|(s, unproven, lost)| H::Look(s, unproven, lost)),
         10 => (0..5000u64).prop_map(H::Pass),
         2 => (0..400_000u64).prop_map(H::Pass),
     ];
@@ -145,6 +183,8 @@ struct World {
     told: BTreeMap<BackendId, (u64, u64)>,
     /// Flows that were admitted and not removed.
     live: BTreeMap<FlowId, FlowKey>,
+    /// What the program counts as unproven of each service.
+    unproven: [u64; SERVICES],
     /// Requests that were handed in and not given back.
     held: BTreeSet<u64>,
     requests: u64,
@@ -158,7 +198,7 @@ fn pick<T: Copy>(which: usize, from: &[T]) -> Option<T> {
 impl World {
     fn new(seed: u64) -> Self {
         let mut admission = Admission::new(FLOW_CAPACITY, Seeded(seed));
-        let services = core::array::from_fn(|_| admission.add_service(SETTINGS).unwrap());
+        let services = [SETTINGS, TIMID].map(|settings| admission.add_service(settings).unwrap());
         let groups = [1, 2, 4].map(|ceiling| admission.add_group(ceiling).unwrap());
         let mut world = Self {
             admission,
@@ -167,6 +207,7 @@ impl World {
             now: 0,
             told: BTreeMap::new(),
             live: BTreeMap::new(),
+            unproven: [0; SERVICES],
             held: BTreeSet::new(),
             requests: 0,
             history: String::new(),
@@ -187,6 +228,7 @@ impl World {
     fn happen(&mut self, happening: &Happening) {
         self.now += 1;
         let queues = self.queues();
+        let flooded = self.flooded();
         let skipped = self.act(happening);
         // A number may be given to another back-end.
         let admission = &self.admission;
@@ -197,6 +239,7 @@ impl World {
         }
         self.check_order(&queues, &told, skipped);
         self.check_ceilings(&told);
+        self.check_floods(&flooded, &told);
         self.check_records();
         self.check_queues();
         self.check_groups();
@@ -344,7 +387,26 @@ impl World {
             Happening::ReplaceService(service) => {
                 let service = service % SERVICES;
                 admission.remove_service(now, services[service]);
-                self.services[service] = admission.add_service(SETTINGS).unwrap();
+                self.services[service] = admission.add_service(TIMID).unwrap();
+            }
+            Happening::Look(service, unproven, lost) => {
+                let (place, id) = (service % SERVICES, services[service % SERVICES]);
+                self.unproven[place] += unproven;
+                let was_on = admission.service(id)?.flood.since.is_some();
+                let change = admission.handle_flood(now, id, self.unproven[place], lost);
+                let view = admission.service(id)?;
+                let is_on = view.flood.since.is_some();
+                let expected = match (was_on, is_on) {
+                    (false, true) => Some(FloodChange::Begun),
+                    (true, false) => Some(FloodChange::Over),
+                    _ => None,
+                };
+                assert_eq!(change, expected);
+                match view.settings.flood.mode {
+                    FloodMode::On => assert!(is_on),
+                    FloodMode::Off => assert!(!is_on),
+                    FloodMode::Auto => {}
+                }
             }
             Happening::Pass(time) => {
                 self.now += time;
@@ -430,6 +492,45 @@ impl World {
         }
     }
 
+    /// Services at which a flood is on.
+    fn flooded(&self) -> BTreeSet<ServiceId> {
+        let services = self.admission.services();
+        let flooded = services.filter(|service| service.flood.since.is_some());
+        flooded.map(|service| service.id).collect()
+    }
+
+    /// While one is on, nobody is answered by RST but for a back-end's own refusal, and whoever is
+    /// admitted finds its back-end with no more unfinished handshakes than may be.
+    fn check_floods(&self, before: &BTreeSet<ServiceId>, told: &[Command<u64>]) {
+        let after = self.flooded();
+        let is_on = |service| before.contains(service) && after.contains(service);
+        for command in told {
+            match command {
+                Command::Refuse {
+                    service, reason, ..
+                } if is_on(service) => assert_eq!(*reason, RefuseReason::BackendsRefused),
+                Command::Admit {
+                    service, backend, ..
+                } if is_on(service) => {
+                    let view = self.admission.backend(*backend);
+                    let most = view.as_ref().map(|view| self.half_open_max(view));
+                    let view = view.filter(|view| Some(view.half_open) > most);
+                    assert_eq!(view.map(|view| view.half_open), None, "{most:?} may be");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Most unfinished handshakes that a back-end may be given.
+    fn half_open_max(&self, backend: &BackendView) -> u32 {
+        let service = self.admission.service(backend.service);
+        match service.filter(|service| service.flood.since.is_some()) {
+            Some(service) => (backend.ceiling * service.settings.flood.half_open / 100).max(1),
+            None => u32::MAX,
+        }
+    }
+
     /// Records are where they are expected, and nowhere twice.
     fn check_records(&self) {
         let flows: BTreeMap<_, _> = self
@@ -496,6 +597,7 @@ impl World {
                     && !was_tried(&backend)
                     && backend.state == BackendState::Up
                     && backend.half_open + backend.active < backend.ceiling
+                    && backend.half_open < self.half_open_max(&backend)
                     && backend.group.is_none_or(|group| {
                         let group = self.admission.group(group).unwrap();
                         group.held < group.ceiling

@@ -456,3 +456,26 @@ fn what_windows_tell_of_syns_adds_up() {
             .all(|told| told.refused == 0 && told.silent == 0)
     );
 }
+
+#[test]
+fn of_more_back_ends_than_a_request_remembers_some_are_passed_over_and_none_is_tried_twice() {
+    const REMEMBERED: u32 = 64;
+    let mut bench = Bench::new(TIMES, &[1; 130]);
+    bench.syn(0, 'a');
+    let mut tried = vec![bench.backend_of('a')];
+    let told = loop {
+        let told = bench.failed(1, 'a', Refused);
+        if told[0].starts_with("refuse") {
+            break told;
+        }
+        tried.push(bench.backend_of('a'));
+    };
+    assert_eq!(told[0], "refuse a1: BackendsRefused");
+    let mut notes: Vec<_> = tried.iter().map(|position| position % REMEMBERED).collect();
+    notes.sort_unstable();
+    assert_eq!(
+        notes,
+        (0..REMEMBERED).collect::<Vec<_>>(),
+        "a note for each"
+    );
+}
