@@ -6,7 +6,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{self, IsTerminal, stdin, stdout};
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ async fn follow(
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let typed = sender.clone();
     // It waits for a key until the process ends.
-    std::thread::spawn(move || read_keys(&typed));
+    std::thread::spawn(move || read_keys(&typed, event::read));
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let mut ticks = interval(period);
@@ -96,8 +96,8 @@ async fn follow(
 }
 
 /// Until the terminal is gone, or nobody listens.
-fn read_keys(events: &mpsc::Sender<Event>) {
-    while let Ok(read) = event::read() {
+fn read_keys(events: &mpsc::Sender<Event>, read: impl Fn() -> io::Result<event::Event>) {
+    while let Ok(read) = read() {
         let event = match read {
             event::Event::Key(key) => Event::Key(key),
             event::Event::Resize(..) => Event::Resize,

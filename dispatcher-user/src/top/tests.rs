@@ -1,15 +1,20 @@
 //! What keys and answers make of the model, and how that looks.
 
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Cell;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::crossterm::event::{self, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
+use tokio::sync::mpsc;
 
 use super::draw::draw;
 use super::model::{Answer, Change, Effect, Event, Mode, Model, Order};
+use super::{EVENTS_MAX, read_keys};
 use crate::admin::{BackendAction, fake};
 use crate::history::{BackendHistory, HistoryList, ServiceHistory};
 use crate::status::{BackendState, Status};
@@ -451,4 +456,32 @@ fn it_ends_by_q_and_by_ctrl_c() {
         assert_eq!(model.update(Event::Key(key), START), [Effect::Quit]);
     }
     assert_eq!(model.update(Event::Quit, START), [Effect::Quit]);
+}
+
+#[test]
+fn what_is_typed_faster_than_it_is_drawn_stays_in_the_terminal() {
+    const TYPED: usize = 4 * EVENTS_MAX;
+    let read = AtomicUsize::new(0);
+    let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let events = sender;
+            read_keys(&events, || {
+                if read.fetch_add(1, Ordering::SeqCst) < TYPED {
+                    return Ok(event::Event::Key(KeyCode::Down.into()));
+                }
+                Err(io::Error::other("it is gone"))
+            });
+        });
+        // One more is in the hand of who reads.
+        while read.load(Ordering::SeqCst) <= EVENTS_MAX {
+            thread::yield_now();
+        }
+        for taken in 1..=TYPED {
+            assert!(read.load(Ordering::SeqCst) <= taken + EVENTS_MAX);
+            assert!(matches!(events.blocking_recv(), Some(Event::Key(_))));
+        }
+        assert!(matches!(events.blocking_recv(), Some(Event::Quit)));
+        assert!(events.blocking_recv().is_none());
+    });
 }
