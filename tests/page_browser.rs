@@ -102,7 +102,7 @@ fn the_page_tells_of_a_flood_and_of_connections_that_were_not_taken() {
     );
     let counted = "parseInt(document.querySelector('.numbers div:last-child dd').textContent) >= 1";
     browser.wait_for(SOON, "the SYN was shed", counted);
-    let why = "document.querySelector('.why').textContent.includes('1 refused, 0 unanswered')";
+    let why = "document.querySelector('.why').textContent.includes('SYNs refused 1, unanswered 0')";
     browser.wait_for(SOON, "who did not take it", why);
 
     config.web().flood = "mode = \"off\"";

@@ -23,8 +23,8 @@ impl<R, S: BuildHasher + Clone> Admission<R, S> {
     ///
     /// The flow is removed, and the request goes to the front of its queue, as old as it is. When
     /// every back-end that is up has failed it, it is refused by RST; but a silent back-end is left
-    /// the rest of the handshake's time then. Silence is counted once, however often it is said. Without `request` the client's retransmission, which
-    /// has no flow any more, is a new request.
+    /// the rest of the handshake's time then. Silence is counted once, however often it is said.
+    /// Without `request` the client's retransmission, which has no flow any more, is a new request.
     pub fn handle_connect_failed(
         &mut self,
         now: Time,

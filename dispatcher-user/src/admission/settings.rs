@@ -47,8 +47,8 @@ pub struct ServiceSettings {
     pub overflow: Overflow,
     /// Most requests that wait from one client address; 0 for no bound.
     pub per_source: u32,
-    /// From admission to the back-end's answer; another back-end is asked then, or at the end of the
-    /// handshake's time if that is sooner.
+    /// From admission to the back-end's answer; another back-end is asked then, or at the end of
+    /// the handshake's time if that is sooner.
     pub connect: Duration,
     /// From admission to the end of the handshake.
     pub handshake: Duration,
