@@ -110,6 +110,13 @@ pub const OVERLOAD: &[Need] = &[
     },
 ];
 
+/// What fuzzing needs besides.
+pub const FUZZ: &[Need] = &[command(
+    "c++",
+    "g++",
+    "compiles libFuzzer, which is written in C++",
+)];
+
 /// What the tests of the status page need, and nothing else does: it is large.
 pub const BROWSER: &[Need] = &[command(
     "chromium",
