@@ -411,11 +411,11 @@ fn spliced(
     })
 }
 
-/// Frames that a fuzzer found worth keeping: for the parser; and for the rewrite, whose first 18
-/// bytes are no frame.
+/// Frames that a fuzzer found worth keeping: for the parser; and for rewrite and ICMP, whose first
+/// 18 bytes are no frame.
 fn of_corpus() -> Vec<Vec<u8>> {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("hostile/corpus");
-    let frames = [("parse", 0), ("rewrite", 18)]
+    let frames = [("parse", 0), ("rewrite", 18), ("icmp", 18)]
         .into_iter()
         .flat_map(|(target, skip)| {
             let inputs = std::fs::read_dir(corpus.join(target)).unwrap();

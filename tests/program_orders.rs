@@ -3,6 +3,7 @@
 
 use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowPair};
+use dispatcher_common::parse::parse;
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::DropReason;
 use dispatcher_hostile::random::Random;
@@ -66,7 +67,8 @@ impl Table {
         if seen.fate == Fate::Unknown {
             self.remove();
         }
-        let verdict = self.run(seen).verdict();
+        let outcome = self.run(seen);
+        let verdict = outcome.verdict();
         let events = self.program.events();
         let expected = match (&seen.fate, seen.direction) {
             (Fate::SentOn(..), _) => Verdict::Sent(Action::Redirect),
@@ -80,6 +82,7 @@ impl Table {
         match &seen.fate {
             Fate::SentOn(kept, is_news) => {
                 assert_eq!(self.kept(kept), *kept);
+                assert_eq!(parse(&outcome.frame[..]).unwrap().tcp, seen.sent);
                 let event = FlowEvent {
                     flow: kept.id.index,
                     generation: kept.id.generation,

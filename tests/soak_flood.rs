@@ -142,12 +142,10 @@ fn clients_get_in_through_minutes_of_floods() {
         }
         eventually(40 * PATIENCE, "the flood is over", || !is_on(&daemon));
         assert_settles(&daemon);
-        let open = half_open.iter().map(Sampler::now).max();
-        assert_eq!(
-            open,
-            Some(0),
-            "no back-end waits for a client that is not there"
-        );
+        // A look is a moment old; by itself a back-end would wait for a minute.
+        eventually(PATIENCE / 4, "no back-end waits for a stranger", || {
+            half_open.iter().all(|sampler| sampler.now() == 0)
+        });
     }
     daemon.finish().unwrap();
 }

@@ -8,6 +8,7 @@ use crate::flow::{Direction, FlowKey};
 use crate::header::{Ipv4Hdr, Ipv6Hdr, TcpHdr};
 use crate::packet::PacketBytes;
 use crate::parse::Segment;
+use crate::tcp::SegmentView;
 
 /// What to write into every packet of one direction of a flow.
 #[repr(C)]
@@ -108,6 +109,30 @@ impl Translation {
         }
         Some(())
     }
+}
+
+/// Gives the segment at `tcp_offset` the flags and numbers of `to`, and a checksum that follows.
+/// Nothing is returned, and nothing was changed, if the frame is shorter than that.
+#[inline(always)]
+pub fn renumber<P: PacketBytes + ?Sized>(
+    packet: &mut P,
+    tcp_offset: usize,
+    to: &SegmentView,
+) -> Option<()> {
+    let tcp = packet.header_mut::<TcpHdr>(tcp_offset)?;
+    let (seq, ack) = (to.seq.to_be_bytes(), to.ack.to_be_bytes());
+    // The sum of longer words is the same once it is folded (RFC 1071 2(C)).
+    let long = |old: [u8; 4], new: [u8; 4]| {
+        u64::from(!u32::from_ne_bytes(old)) + u64::from(u32::from_ne_bytes(new))
+    };
+    let sum = long(tcp.seq, seq) + long(tcp.ack, ack);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let numbers = checksum::fold((sum & 0xffff) as u32 + (sum >> 16) as u32);
+    let old = [tcp.data_offset, tcp.flags.0];
+    let flags = checksum::word_delta(old, [tcp.data_offset, to.flags.0]);
+    tcp.checksum = checksum::update(tcp.checksum, checksum::combine(flags, numbers));
+    (tcp.seq, tcp.ack, tcp.flags) = (seq, ack, to.flags);
+    Some(())
 }
 
 const _: () = assert!(size_of::<Translation>() == 24);

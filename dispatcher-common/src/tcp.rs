@@ -318,6 +318,34 @@ fn handshake(
     }
 }
 
+/// What the back-end is sent in place of a client's SYN on a flow that it has answered: the ACK of
+/// a keep-alive (RFC 9293 3.8.4), as old as the data that may come with the SYN. Nothing if the
+/// SYN may go on: that to which the answer belongs, which may have been lost.
+///
+/// A back-end that is still in the connection answers with an ACK, and a client that asks anew
+/// answers that with an RST (3.10.7.3). One that has lost it answers with an RST (3.10.7.1); given
+/// the SYN, it would accept a connection that nothing counts. Either RST stands where one must, and
+/// ends the flow, so the client's next SYN begins a new one.
+#[inline(always)]
+#[must_use]
+pub const fn asks_instead(
+    phase: Phase,
+    segment: &SegmentView,
+    backend: &Track,
+) -> Option<SegmentView> {
+    let lives = phase.has(Phase::ANSWERED) && !phase.is_ended();
+    let again = !phase.is_established() && segment.seq.wrapping_add(1) == backend.ack;
+    if !segment.flags.is_connection_request() || !lives || again {
+        return None;
+    }
+    Some(SegmentView {
+        flags: TcpFlags::ACK,
+        seq: backend.ack.wrapping_sub(1).wrapping_sub(segment.payload),
+        ack: backend.seq_end,
+        payload: segment.payload,
+    })
+}
+
 /// Whether a segment of the client finishes the handshake. Before that the back-end takes nothing
 /// of it. A forger who has not seen the answer cannot do so, and must not hold a slot beyond the
 /// handshake's time.

@@ -3,7 +3,8 @@
 use dispatcher_common::flow::Direction::{self, Forward, Reply};
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::tcp::{
-    HANDSHAKE_SLACK_MAX, NEAR, Phase, SegmentView, Track, WINDOW_MAX, advance, refuses,
+    HANDSHAKE_SLACK_MAX, NEAR, Phase, SegmentView, Track, WINDOW_MAX, advance, asks_instead,
+    refuses,
 };
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -336,4 +337,71 @@ fn what_the_client_takes_for_an_answer_is_one_whatever_was_followed_before() {
     let (added, client) = take(7001, 5001, backend).unwrap();
     assert_eq!(added, STEADY);
     assert_eq!((client.seq_end, client.ack), (7001, 5001));
+}
+
+#[test]
+fn a_request_on_a_flow_that_lives_becomes_a_question_that_either_answer_ends() {
+    let request = |seq, payload| SegmentView {
+        flags: TcpFlags::SYN,
+        seq,
+        ack: 0,
+        payload,
+    };
+    let (client, backend) = (
+        Track {
+            seq_end: 1101,
+            ack: 5001,
+            fin_end: 0,
+        },
+        Track {
+            seq_end: 5501,
+            ack: 1051,
+            fin_end: 0,
+        },
+    );
+    let question = asks_instead(STEADY, &request(9000, 20), &backend).unwrap();
+    assert_eq!(question.flags, ACK);
+    assert_eq!(question.seq_end(), 1050, "the back-end has had all of it");
+    // RFC 9293 3.10.7.1: of a back-end that has lost the connection.
+    let reset = SegmentView {
+        flags: TcpFlags::RST,
+        seq: question.ack,
+        ack: 0,
+        payload: 0,
+    };
+    let step = advance(STEADY, Reply, &reset, backend, client);
+    assert_eq!(bits(step), Phase::RESET);
+    // 3.10.7.3: of the client, to what a back-end answers that has not.
+    let reset = SegmentView {
+        seq: backend.ack,
+        ..reset
+    };
+    let step = advance(STEADY, Forward, &reset, client, backend);
+    assert_eq!(bits(step), Phase::RESET);
+}
+
+#[test]
+fn a_request_goes_on_where_it_is_the_first_or_the_one_that_was_answered() {
+    let request = |seq| SegmentView {
+        flags: TcpFlags::SYN,
+        seq,
+        ack: 0,
+        payload: 0,
+    };
+    let backend = Track {
+        seq_end: 5001,
+        ack: 1001,
+        fin_end: 0,
+    };
+    let asks = |phase, seq| asks_instead(phase, &request(seq), &backend).is_some();
+    assert!(!asks(NOTHING, 1000));
+    assert!(!asks(Phase::ANSWERED, 1000), "its answer was lost");
+    assert!(asks(Phase::ANSWERED, 7000));
+    assert!(asks(STEADY, 1000), "late: the handshake is over");
+    assert!(!asks(STEADY.with(Phase::RESET), 7000));
+    let other = SegmentView {
+        flags: SYN_ACK,
+        ..request(7000)
+    };
+    assert_eq!(asks_instead(STEADY, &other, &backend), None);
 }

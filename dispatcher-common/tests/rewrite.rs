@@ -3,8 +3,10 @@
 use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::checksum::{combine, delta, finish, sum, update};
 use dispatcher_common::flow::{Direction, FlowKey};
+use dispatcher_common::header::TcpFlags;
 use dispatcher_common::parse::{Segment, parse};
-use dispatcher_common::rewrite::Translation;
+use dispatcher_common::rewrite::{Translation, renumber};
+use dispatcher_common::tcp::SegmentView;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -147,6 +149,30 @@ proptest! {
         prop_assert_eq!((segment.ttl, segment.key), (ttl - 2, key(client, service)));
         assert_checksums(&twice);
         prop_assert_eq!(&twice[segment.tcp_offset() + 20..], &payload[..]);
+    }
+
+    #[test]
+    fn other_numbers_keep_the_checksums_and_all_that_is_not_theirs(
+        (ends, payload, ttl) in story(),
+        numbers in prop::array::uniform2(prop_oneof![any::<u32>(), Just(0), Just(u32::MAX)]),
+        flags in any::<u8>(),
+    ) {
+        let before = frame(ends[0], ends[1], &payload, ttl);
+        let segment = parse(&before[..]).unwrap();
+        let to = SegmentView {
+            flags: TcpFlags(flags),
+            seq: numbers[0],
+            ack: numbers[1],
+            payload: segment.tcp.payload,
+        };
+        let mut after = before.clone();
+        renumber(&mut after[..], segment.tcp_offset(), &to).unwrap();
+        prop_assert_eq!(parse(&after[..]).unwrap().tcp, to);
+        assert_checksums(&after);
+        let at = segment.tcp_offset();
+        prop_assert_eq!(&after[..at + 4], &before[..at + 4]);
+        prop_assert_eq!(after[at + 12], before[at + 12]);
+        prop_assert_eq!(&after[at + 18..], &before[at + 18..]);
     }
 
     #[test]

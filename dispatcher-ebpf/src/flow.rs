@@ -2,14 +2,18 @@
 
 use core::ptr::NonNull;
 
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::programs::XdpContext;
 use dispatcher_common::event::FlowEvent;
 use dispatcher_common::flow::{Direction, FlowEntry, FlowKey};
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::link::NextHop;
 use dispatcher_common::measure::Kind;
 use dispatcher_common::parse::Segment;
+use dispatcher_common::rewrite;
 use dispatcher_common::tcp::{self, Phase};
 
+use crate::ingress::Frame;
 use crate::maps::{BACKENDS, FLOWS};
 use crate::{atomic, event, measure, punt};
 
@@ -84,8 +88,10 @@ const CHANGES_PHASE: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags:
 /// starts or ends. What is forged is sent on, because only its receiver knows for certain, and
 /// nothing else comes of it. Tells whether the packet may go on: not one of a back-end that refuses
 /// the flow's SYN, or has.
+///
+/// A client's SYN on a flow that lives becomes the question whether the back-end does, too.
 #[inline(always)]
-pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
+pub fn track(frame: &Frame<'_>, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let entry = flow.entry();
     let before = entry.track;
     if Phase(entry.phase).is_steady()
@@ -101,7 +107,7 @@ pub fn track(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
         if refuses(flow, &segment) {
             return false;
         }
-        if !change_phase(flow, &segment, ticks) {
+        if !change_phase(frame.context(), flow, &segment, ticks) {
             return true;
         }
     }
@@ -153,7 +159,7 @@ fn fail(forward: &Flow, reply: &Flow) {
 /// Handshake, FIN and RST need both directions, and so does what is far from the packet before it.
 /// Tells whether anything came of it.
 #[inline(never)]
-fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
+fn change_phase(ctx: *mut xdp_md, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let own = flow.entry();
     let translation = own.translation;
     let Some(peer) = find(&segment.key.of_peer(&translation)) else {
@@ -172,6 +178,13 @@ fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
         own.track,
         peer.entry().track,
     ) else {
+        if matches!(direction, Direction::Forward)
+            && let Some(question) = tcp::asks_instead(phase, &segment.tcp, &peer.entry().track)
+        {
+            let ctx = XdpContext::new(ctx);
+            // The parser found the header to be there.
+            let _ = rewrite::renumber(&mut Frame::of(&ctx), segment.tcp_offset(), &question);
+        }
         return false;
     };
     // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.

@@ -87,7 +87,7 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
     let Some(control) = crate::maps::CONTROL.get(0) else {
         return Verdict::Pass;
     };
-    if !flow::track(flow, segment, control.ticks) {
+    if !flow::track(frame, flow, segment, control.ticks) {
         return Verdict::Drop(DropReason::RefusedByBackend);
     }
     flow::count(flow, segment);

@@ -5,6 +5,8 @@ use dispatcher_common::flow::Direction;
 use dispatcher_common::header::TcpFlags;
 use dispatcher_common::tcp::{SegmentView, before, within};
 
+use crate::wire::APART;
+
 /// Bytes that an end is ready to receive.
 pub const WINDOW: u32 = 60_000;
 
@@ -181,8 +183,7 @@ impl End {
     }
 
     fn answer(&mut self, segment: &SegmentView) -> Option<SegmentView> {
-        // As far from the last one as RFC 9293 3.4.1 asks for, and next to where numbers wrap.
-        let isn = self.isn.wrapping_sub(0x2000_0007);
+        let isn = self.isn.wrapping_sub(APART);
         *self = Self {
             state: State::Answering,
             isn,

@@ -7,6 +7,7 @@ pub mod wire;
 
 pub mod targets;
 mod packet;
+mod icmp;
 mod admission;
 mod config;
 mod admin;

@@ -72,7 +72,7 @@ fn error(frame: &[u8], segment: &Segment) -> (u16, u16) {
 }
 
 /// The ones' complement sum, 0 and 0xffff being the same.
-fn sum(start: u64, bytes: &[u8]) -> u16 {
+pub fn sum(start: u64, bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| {
         let low = pair.get(1).copied().unwrap_or(0);
         u64::from(u16::from_be_bytes([pair[0], low]))

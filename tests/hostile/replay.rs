@@ -1,8 +1,8 @@
 //! Replays the corpus: every input that a fuzzer found worth keeping, each as it is and damaged in
 //! a few ways that follow from it alone.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, panic, process};
 
 use dispatcher_hostile::random::Random;
 use dispatcher_hostile::targets::TARGETS;
@@ -45,6 +45,12 @@ fn damaged(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
 
 #[test]
 fn every_input_of_the_corpus_is_survived_as_it_is_and_damaged() {
+    // As under libFuzzer: a panic counts on whatever thread it is.
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        process::abort();
+    }));
     for target in TARGETS {
         let inputs = corpus(target.name);
         assert!(

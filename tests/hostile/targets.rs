@@ -1,7 +1,7 @@
 //! The fuzz targets: functions of bytes that panic where something does not hold. libFuzzer calls
 //! them, and so does the test that replays the corpus.
 
-use crate::{admin, admission, agent, config, packet};
+use crate::{admin, admission, agent, config, icmp, packet};
 
 /// A target.
 pub struct Target {
@@ -12,7 +12,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "parse",
         body: packet::parse,
@@ -20,6 +20,10 @@ pub const TARGETS: [Target; 6] = [
     Target {
         name: "rewrite",
         body: packet::rewrite,
+    },
+    Target {
+        name: "icmp",
+        body: icmp::answer_or_translate,
     },
     Target {
         name: "admission",

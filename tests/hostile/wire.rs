@@ -11,7 +11,7 @@ use dispatcher_common::addr::{Addr, Port};
 use dispatcher_common::flow::Direction::{self, Forward, Reply};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::header::TcpFlags;
-use dispatcher_common::tcp::{Phase, SegmentView, Track, advance};
+use dispatcher_common::tcp::{Phase, SegmentView, Track, advance, asks_instead};
 use dispatcher_user::admission::{
     Admission, BackendId, BackendSettings, Balance, Ceiling, Command, ConnectFailure,
     FloodSettings, FlowId, FlowState, Overflow, ServiceId, ServiceSettings, Time,
@@ -22,11 +22,14 @@ use crate::random::Random;
 
 /// Longer than any history.
 const LONG: Duration = Duration::from_secs(3600);
+/// Between the first numbers of an end's connections: more than is sent in one, also from one to
+/// another of the next hundred (RFC 9293 3.4.1).
+pub const APART: u32 = 0x1fff_0007;
 
 /// One thing that happens. Directions say who acts, or whose packets a network carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
-    /// The client asks, from the same port as before, with this number.
+    /// The client asks, from the same port as before, with this number, further on each time.
     Ask(u32),
     /// An end sends so many bytes.
     Send(Direction, u32),
@@ -103,6 +106,8 @@ pub struct Seen {
     pub direction: Direction,
     /// Its numbers.
     pub segment: SegmentView,
+    /// Its numbers as it is sent on, if it is.
+    pub sent: SegmentView,
     /// What became of it.
     pub fate: Fate,
 }
@@ -134,9 +139,11 @@ pub struct Wire {
     service: ServiceId,
     backend: BackendId,
     now: Time,
-    /// Both ends had lost their connection, which no packet showed, and the client asked anew from
-    /// the same port: the new one lives under the old one's record, by design until that is idle.
-    pub is_carried_over: bool,
+    /// How often the client has asked.
+    asked: u32,
+    /// The back-end forgot a handshake, and answered the same request again before its RST was
+    /// seen: which of two answers the client takes, only their order tells, and that is lost.
+    pub is_answered_twice: bool,
     /// What the program saw, in order.
     pub seen: Vec<Seen>,
 }
@@ -197,7 +204,8 @@ impl Wire {
             service,
             backend: backend.expect("the first"),
             now: Time::ZERO,
-            is_carried_over: false,
+            asked: 0,
+            is_answered_twice: false,
             seen: Vec::new(),
         }
     }
@@ -264,6 +272,8 @@ impl Wire {
         match act {
             Act::Ask(isn) => {
                 if self.ends[0].state == State::Closed {
+                    let isn = isn.wrapping_add(self.asked.wrapping_mul(APART));
+                    self.asked += 1;
                     let sent = self.ends[0].ask(isn);
                     self.put(Forward, Some(sent));
                 }
@@ -319,15 +329,23 @@ impl Wire {
             self.put(receiver, answer);
             return;
         }
+        let sent = self.instead(hop.direction, &segment).unwrap_or(segment);
         let fate = self.see(hop.direction, segment);
         self.seen.push(Seen {
             direction: hop.direction,
             segment,
+            sent,
             fate,
         });
         if matches!(fate, Fate::SentOn(..) | Fate::Punted(Some(_))) {
-            self.under_way[hop.index() + 1].push(segment);
+            self.under_way[hop.index() + 1].push(sent);
         }
+    }
+
+    /// What the program makes of a client's SYN on a flow that lives.
+    fn instead(&self, direction: Direction, segment: &SegmentView) -> Option<SegmentView> {
+        let kept = self.kept.filter(|_| direction == Forward)?;
+        asks_instead(kept.phase, segment, &kept.tracks[1])
     }
 
     /// The program.
@@ -337,10 +355,9 @@ impl Wire {
         match &mut self.kept {
             Some(kept) if !(segment.flags.any(TcpFlags::SYN) && kept.phase.is_ended()) => {
                 let before = kept.phase;
-                self.is_carried_over |= before.has(Phase::ANSWERED)
-                    && !before.is_ended()
-                    && segment.flags.any(TcpFlags::SYN)
+                self.is_answered_twice |= before == Phase::ANSWERED
                     && direction == Reply
+                    && segment.flags.any(TcpFlags::SYN)
                     && segment.seq_end() != kept.tracks[1].seq_end;
                 let [own, peer] = [own, peer].map(|of| &kept.tracks[of]);
                 if let Some((bits, track)) = advance(before, direction, &segment, *own, *peer) {
@@ -423,7 +440,7 @@ impl Wire {
     /// What must hold after everything that happens.
     fn check(&self) {
         let held = self.held();
-        if self.both_talk() && !self.is_carried_over {
+        if self.both_talk() && !self.is_answered_twice {
             let ended = self.kept.is_none_or(|kept| kept.phase.is_ended());
             let story = || {
                 let lines = self.seen.iter().map(|seen| format!("{seen:?}\n"));
@@ -468,7 +485,7 @@ impl Wire {
             }
         }
         let established = self.kept.is_some_and(|kept| kept.phase.is_established());
-        if !self.is_carried_over && anybody && established && !self.both_talk() {
+        if !self.is_answered_twice && anybody && established && !self.both_talk() {
             assert_eq!(self.held(), 0, "{:?} {:?}", self.ends, self.kept);
         }
         self.ends = [End::new(Forward), End::new(Reply)];

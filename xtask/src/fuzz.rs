@@ -10,6 +10,8 @@ use clap::Args;
 use xtask::bpf;
 use xtask::command::{self, Runner};
 
+use crate::setup;
+
 #[derive(Args)]
 pub struct Options {
     /// Which target; without one, each in turn.
@@ -33,6 +35,8 @@ const COVERAGE: [&str; 6] = [
 ];
 
 pub fn run(options: &Options, runner: Runner) -> Result<()> {
+    setup::run(&setup::Options { check: false }, runner)?;
+    setup::install_for("cargo xtask fuzz", setup::packages::FUZZ, runner)?;
     let workspace = bpf::workspace();
     let all = targets(&workspace.join("fuzz/targets"))?;
     let chosen: Vec<_> = match &options.target {

@@ -136,7 +136,10 @@ fn of_daemon(lab: &Lab, sink: &Sink, rate: Option<f64>) -> Outcome {
         Daemon::start(lab, &config).unwrap()
     };
     let daemon = thread::scope(|scope| scope.spawn(start).join().unwrap());
-    let before = (daemon.processor_time().unwrap(), daemon.status().requests("admitted"));
+    let before = (
+        daemon.processor_time().unwrap(),
+        daemon.status().requests("admitted"),
+    );
     let round = offer(lab, sink, rate);
     let used = daemon.processor_time().unwrap() - before.0;
     let admitted = daemon.status().requests("admitted") - before.1;

@@ -132,6 +132,13 @@ pub const CONTENDERS: &[Need] = &[
     },
 ];
 
+/// What fuzzing needs besides.
+pub const FUZZ: &[Need] = &[command(
+    "c++",
+    "g++",
+    "compiles libFuzzer, which is written in C++",
+)];
+
 /// What the tests of the status page need, and nothing else does: it is large.
 pub const BROWSER: &[Need] = &[command(
     "chromium",
