@@ -12,8 +12,8 @@ const RIGHT: f64 = 20.0;
 const BAR: f64 = 20.0;
 /// Where bars begin: their names are before.
 const BARS: f64 = 190.0;
-/// What is left of the width for the longest bar's number.
-const NUMBERS: f64 = 190.0;
+/// Where they end at the latest: their labels are after that, in a column.
+const LABELS: f64 = 720.0;
 
 /// A line of a panel, or dots where a quantity is not always there.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Drawing {
         self.title(title);
         let values = bars.iter().filter_map(|bar| bar.value);
         let most = values.chain(mark).fold(f64::MIN_POSITIVE, f64::max);
-        let length = |value: f64| value.max(0.0) / most * (WIDTH - BARS - NUMBERS);
+        let length = |value: f64| value.max(0.0) / most * (LABELS - BARS);
         let top = self.top;
         for (i, bar) in bars.iter().enumerate() {
             let at = top + BAR * i as f64;
@@ -145,8 +145,7 @@ impl Drawing {
                 BAR - 5.0,
                 bar.colour
             ));
-            let after = BARS + length + 6.0;
-            self.text(after, at + 13.0, "start", "#333333", &bar.label);
+            self.text(LABELS + 8.0, at + 13.0, "start", "#333333", &bar.label);
         }
         let bottom = top + BAR * bars.len() as f64;
         if let Some(mark) = mark {

@@ -46,7 +46,8 @@ pub fn run(options: &Options, runner: Runner) -> Result<()> {
         };
         setup::install_for(&target.name, needs, runner)?;
         let mut cargo = cargo::command("bench");
-        cargo.args(["--package", &target.package, "--bench", &target.name]);
+        // Of the whole workspace, for the reason of `cargo::build_binaries`.
+        cargo.args(["--workspace", "--bench", &target.name]);
         if target.package == TESTS_PACKAGE {
             let [dispatcher] =
                 cargo::build_binaries(["dispatcher"], cargo::Build::RELEASE, runner)?;

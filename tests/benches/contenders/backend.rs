@@ -204,10 +204,11 @@ impl Serving {
         let Some((page, answer)) = answer else {
             return Next::Close;
         };
+        // Before the client can have it.
+        self.given.fetch_add(1, Ordering::Relaxed);
         if connection.stream.write_all(answer).is_err() {
             return Next::Close;
         }
-        self.given.fetch_add(1, Ordering::Relaxed);
         connection.endless = *page == Page::Endless;
         match page {
             Page::Last => Next::Close,

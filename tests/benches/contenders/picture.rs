@@ -4,6 +4,7 @@ use dispatcher_tests::drawing::{Bar, Drawing};
 
 use crate::contender::Contender;
 use crate::figures::{Measure, Rounds};
+use crate::report;
 
 /// Draws it.
 pub fn draw(rounds: &Rounds) -> String {
@@ -16,7 +17,26 @@ pub fn draw(rounds: &Rounds) -> String {
         let floor = rounds.value(measure, Contender::Floor).ok();
         drawing.bars(&measure.title(), &bars, floor);
     }
+    let others = Contender::ALL.into_iter();
+    let others = others.filter(|contender| *contender != Contender::Floor);
+    let above: Vec<_> = others.map(|contender| above(rounds, contender)).collect();
+    drawing.bars(
+        "processor time of the whole machine a connection, above the floor, µs",
+        &above,
+        Some(report::COST_MOST),
+    );
     drawing.finish()
+}
+
+fn above(rounds: &Rounds, contender: Contender) -> Bar {
+    let measure = Measure::ConnectionCost;
+    let value = rounds.above(measure, contender, Contender::Floor).ok();
+    Bar {
+        name: contender.name(),
+        colour: colour(contender),
+        value,
+        label: value.map_or_else(|| "error".to_owned(), |value| measure.show(value)),
+    }
 }
 
 fn bar(rounds: &Rounds, measure: Measure, contender: Contender) -> Bar {

@@ -54,7 +54,11 @@ pub fn bytes_of_a_request(lab: &Lab) -> Result<f64> {
     let empty = daemon.memory()?;
     let end = Instant::now() + PATIENCE;
     while daemon.status().queued() < u64::from(QUEUE) {
-        ensure!(Instant::now() < end, "the queue does not fill");
+        ensure!(
+            Instant::now() < end,
+            "the queue does not fill: {:#}",
+            daemon.status().0
+        );
         for first in (0..QUEUE).step_by(BATCH as usize) {
             send(&crowd, service, first)?;
         }
