@@ -111,7 +111,7 @@ fn connects_anew(family: Family, forgets: bool) {
 #[test]
 fn both_ends_have_lost_the_connection() {
     each_at_once([Family::V4, Family::V6], |family| {
-        connects_anew(family, true)
+        connects_anew(family, true);
     });
 }
 

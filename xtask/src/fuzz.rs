@@ -90,7 +90,10 @@ fn fuzz(
         .args([&found, kept])
         .args([prefix, format!("-max_total_time={}", options.seconds)])
         .args(["-timeout=30", "-print_final_stats=1"]);
-    runner.run(&mut fuzzer)?;
+    runner.run(&mut fuzzer).with_context(|| {
+        let (crashes, kept) = (crashes.display(), kept.display());
+        format!("what {target} fails on is in {crashes}; the tests replay it once it is in {kept}")
+    })?;
     if options.keep {
         let mut merge = Command::new(binary);
         runner.run(merge.arg("-merge=1").args([kept, &found]))?;
