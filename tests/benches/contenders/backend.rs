@@ -21,7 +21,7 @@ const BACKLOG: i32 = 4096;
 /// Between two looks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 /// Bytes written at once of an answer without end.
-const CHUNK: [u8; 128 << 10] = [b'.'; 128 << 10];
+static CHUNK: [u8; 128 << 10] = [b'.'; 128 << 10];
 /// The listener among the events; connections are numbered from 0.
 const LISTENER: u64 = u64::MAX;
 const EVENTS: usize = 128;
