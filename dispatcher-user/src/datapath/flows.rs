@@ -88,6 +88,38 @@ impl FlowTable {
             })
     }
 
+    /// Installs both entries of several flows, in one call of the kernel. Says of each, in their
+    /// order, whether it is installed; of one that is not, nothing is in the table.
+    ///
+    /// None of their reply keys may be another flow's: what is under it would be overwritten.
+    pub fn install_all(&mut self, pairs: &[FlowPair]) -> Vec<Result<(), InstallError>> {
+        let keys: Vec<_> = pairs
+            .iter()
+            .flat_map(|pair| [pair.reply_key, pair.forward_key])
+            .collect();
+        let entries: Vec<_> = pairs
+            .iter()
+            .flat_map(|pair| [pair.reply, pair.forward])
+            .collect();
+        let mut installed = Vec::with_capacity(pairs.len());
+        while installed.len() < pairs.len() {
+            let from = 2 * installed.len();
+            let written =
+                syscall::write_elements(self.fd.as_raw_fd(), &keys[from..], &entries[from..]);
+            let Err((count, error)) = written else {
+                installed.resize(pairs.len(), Ok(()));
+                break;
+            };
+            installed.resize(installed.len() + count / 2, Ok(()));
+            if count % 2 == 1 {
+                // Its forward entry was refused.
+                let _ = self.map.remove(&keys[from + count - 1]);
+            }
+            installed.push(Err(install_errno(&error)));
+        }
+        installed
+    }
+
     /// Removes both entries; one that is not there is as good as removed.
     pub fn remove(&mut self, forward: &FlowKey) {
         if let Ok(entry) = self.map.get(forward, 0) {
@@ -170,11 +202,14 @@ impl FlowTable {
 }
 
 fn install_error(error: &MapError) -> InstallError {
-    let errno = match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error().unwrap_or_default(),
-        _ => 0,
-    };
-    match errno {
+    match error {
+        MapError::SyscallError(error) => install_errno(&error.io_error),
+        _ => InstallError::Refused(0),
+    }
+}
+
+fn install_errno(error: &io::Error) -> InstallError {
+    match error.raw_os_error().unwrap_or_default() {
         libc::E2BIG | libc::ENOMEM => InstallError::Full,
         libc::EEXIST => InstallError::Collision,
         other => InstallError::Refused(other),

@@ -1,5 +1,5 @@
-//! Uses of bpf(2) that aya does not offer: reading a hash map in batches, which interface a link
-//! is attached to, and which links there are.
+//! Uses of bpf(2) that aya does not offer: reading and writing a hash map in batches, which
+//! interface a link is attached to, and which links there are.
 
 use std::ffi::CString;
 use std::io;
@@ -18,6 +18,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 /// `BPF_LINK_TYPE_XDP` of `enum bpf_link_type`.
 const LINK_TYPE_XDP: u32 = 6;
 
@@ -135,6 +136,34 @@ pub(super) fn for_each_element<K: Pod, V: Pod>(
             return Ok(());
         }
         first = false;
+    }
+}
+
+/// Writes elements to the hash map `fd`, one after the other, over what is there. Says how many
+/// are written when one cannot be; those after it are not tried.
+pub(super) fn write_elements<K: Pod, V: Pod>(
+    fd: RawFd,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), (usize, io::Error)> {
+    // The kernel reads a value every so many bytes as its size rounded up to 8.
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
+    let count = keys.len().min(values.len());
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: count as u32,
+        map_fd: fd as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_UPDATE_BATCH, &mut attr) {
+        Ok(_) => Ok(()),
+        // A call that was refused as a whole leaves the count as it was.
+        Err(error) if attr.count as usize >= count => Err((0, error)),
+        Err(error) => Err((attr.count as usize, error)),
     }
 }
 

@@ -299,6 +299,7 @@ impl Engine {
         self.backends[at] = BackendWay {
             address: backend.address,
             next_hop: way_to(&self.network, backend.address.ip()),
+            is_shared: true,
         };
         let measured = match self.is_starting() {
             true => self.datapath.measure(id.0),
@@ -388,6 +389,7 @@ impl Engine {
         if let Err(error) = self.datapath.set_services(&keys) {
             tracing::error!(%error, "the program does not know the services");
         }
+        self.note_shared();
         self.tell_names();
     }
 

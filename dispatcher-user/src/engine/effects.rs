@@ -2,25 +2,35 @@
 
 use std::net::IpAddr;
 
-use dispatcher_common::flow::{FlowKey, FlowPair, FlowSpec};
+use dispatcher_common::flow::FlowKey;
 use dispatcher_common::link::NextHop;
-use dispatcher_common::measure;
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::DropReason;
 
+use super::admitted::{Admitted, SENT_ON_AT_ONCE};
 use super::syn::{Packet, Syn};
 use super::{Engine, clock};
 use crate::admission::{
-    BackendId, Command, DiscardReason, FlowId, InstallFailure, RefuseReason, RemoveReason,
-    ServiceId, Time,
+    Command, DiscardReason, FlowId, RefuseReason, RemoveReason, ServiceId, Time,
 };
-use crate::datapath::InstallError;
-use crate::fault::{self, Point};
 
 impl Engine {
     /// Carries out every command there is, those that one leads to included.
     pub(super) fn carry_out(&mut self, now: Time) {
-        while let Some(command) = self.admission.poll_command() {
+        loop {
+            let Some(command) = self.admission.poll_command() else {
+                if self.admitted.is_empty() {
+                    return;
+                }
+                self.send_on(now);
+                continue;
+            };
+            // These are about flows, which the table must hold as they were decided.
+            if let Command::Remove { .. } | Command::Probe { .. } | Command::Unanswered { .. } =
+                command
+            {
+                self.send_on(now);
+            }
             match command {
                 Command::Admit {
                     flow,
@@ -28,13 +38,20 @@ impl Engine {
                     backend,
                     key,
                     isn,
-                    request,
+                    request: syn,
                     waited,
                 } => {
-                    let installed = self.admit(now, flow, backend, &key, isn, request);
-                    // After a collision the same request comes again, with the same wait.
-                    if let (true, Some(waited)) = (installed, waited) {
-                        self.note_wait(now, service, waited);
+                    self.admitted.push(Admitted {
+                        flow,
+                        service,
+                        backend,
+                        key,
+                        isn,
+                        syn,
+                        waited,
+                    });
+                    if self.admitted.len() == SENT_ON_AT_ONCE {
+                        self.send_on(now);
                     }
                 }
                 Command::Refuse {
@@ -67,61 +84,7 @@ impl Engine {
         }
     }
 
-    /// Installs the flow, then sends its SYN: a reply to it must find the flow. Returns whether it
-    /// was installed.
-    fn admit(
-        &mut self,
-        now: Time,
-        flow: FlowId,
-        backend: BackendId,
-        key: &FlowKey,
-        isn: u32,
-        syn: Syn,
-    ) -> bool {
-        let way = self.backends[backend.0 as usize];
-        let pair = FlowPair::new(&FlowSpec {
-            key: *key,
-            backend_addr: way.address.ip().into(),
-            backend_port: dispatcher_common::addr::Port::new(way.address.port()),
-            backend: backend.0,
-            flow: flow.index,
-            generation: flow.generation,
-            isn,
-            now_ticks: clock::ticks(now),
-            // Not the time at which the turn began: what the SYN waits after that is none of the
-            // back-end's.
-            asked: measure::clock(clock::now().0),
-            to_backend: way.next_hop,
-            to_client: self.way_back(&syn),
-        });
-        fault::point(Point::SlotTaken);
-        match self.datapath.flows().install(&pair) {
-            Ok(()) => {
-                fault::point(Point::FlowInstalled);
-                let packet = syn.packet(&pair.forward.translation);
-                self.send(&way.next_hop, &packet, way.address.ip());
-                fault::point(Point::SynQueued);
-                self.kept.keep(flow, isn, syn);
-                true
-            }
-            Err(error) => {
-                let failure = match error {
-                    InstallError::Collision => InstallFailure::Collision,
-                    InstallError::Full => InstallFailure::TableFull,
-                    InstallError::Refused(errno) => {
-                        self.install_refused = Some(errno);
-                        self.install_refusals.note();
-                        InstallFailure::TableFull
-                    }
-                };
-                self.admission
-                    .handle_install_failed(now, flow, failure, syn);
-                false
-            }
-        }
-    }
-
-    fn way_back(&self, syn: &Syn) -> NextHop {
+    pub(super) fn way_back(&self, syn: &Syn) -> NextHop {
         // It may have been made anew while the request waited.
         let ifindex = self.sockets.current(syn.device());
         let link = self.network.links.get(&ifindex);
@@ -175,7 +138,7 @@ impl Engine {
             .handle_activity(now, flow, clock::of_ticks(last_seen.wrapping_add(1)));
     }
 
-    fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {
+    pub(super) fn note_wait(&mut self, now: Time, service: ServiceId, waited: std::time::Duration) {
         let place = self.places.get(service.0 as usize);
         if let Some(info) = place.and_then(|at| self.services.get_mut(*at)) {
             info.waits.record(now, waited);

@@ -2,6 +2,7 @@
 //! the event ring, feeds `admission`, and carries out what that decides. Everything else the
 //! daemon does runs elsewhere and talks to it through a [`Handle`].
 
+mod admitted;
 mod adopt;
 pub(crate) mod clock;
 mod configure;
@@ -47,6 +48,7 @@ pub use handle::{Adjustment, Handle};
 pub use plan::NoRoom;
 pub use start::{Running, Started, start};
 
+use admitted::Admitted;
 use floods::Floods;
 use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
@@ -127,6 +129,8 @@ struct Engine {
     resets: Resets,
     /// Requests of half-open flows.
     kept: Kept,
+    /// Those that are admitted and not yet sent on.
+    admitted: Vec<Admitted>,
     floods: Floods,
     started: Time,
     /// None while everything is opened.
@@ -139,6 +143,9 @@ struct Engine {
 struct BackendWay {
     address: SocketAddr,
     next_hop: NextHop,
+    /// Another service has this address and port among its back-ends, or may have: then two flows
+    /// may have one reply key.
+    is_shared: bool,
 }
 
 impl BackendWay {
@@ -146,6 +153,7 @@ impl BackendWay {
     const UNUSED: Self = Self {
         address: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
         next_hop: NextHop::UNKNOWN,
+        is_shared: true,
     };
 }
 

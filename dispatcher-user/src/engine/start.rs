@@ -211,6 +211,7 @@ async fn assemble(
         to_reconcile: Vec::new(),
         resets: Resets::default(),
         kept: Kept::default(),
+        admitted: Vec::new(),
         floods: Default::default(),
         started: now,
         attached: None,

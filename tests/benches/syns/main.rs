@@ -60,8 +60,8 @@ fn main() {
         ("bare echo", &|rate| of_echo(&lab, &front, rate)),
         ("dispatcher", &|rate| of_daemon(&lab, &back, rate)),
     ];
-    // As much as the daemon can take.
-    let once = of_daemon(&lab, &back, None).answered;
+    // As much as the daemon can take with a processor alone.
+    let once = 1e9 / of_daemon(&lab, &back, None).nanos;
     let rates = [Some(once), Some(2.0 * once), Some(4.0 * once), None];
     let mut outcomes = vec![[const { Vec::new() }; 2]; rates.len()];
     for _ in 0..ROUNDS {
@@ -144,10 +144,11 @@ fn of_daemon(lab: &Lab, sink: &Sink, rate: Option<f64>) -> Outcome {
     let used = daemon.processor_time().unwrap() - before.0;
     let admitted = daemon.status().requests("admitted") - before.1;
     daemon.status().assert_balanced();
+    // A few are drawn twice, and the program sends on what repeats a request.
     assert!(
-        round.answered <= admitted,
+        (admitted..=admitted + admitted / 100 + 1).contains(&round.answered_at_last),
         "{} SYNs arrived, {admitted} were admitted",
-        round.answered
+        round.answered_at_last
     );
     daemon.finish().unwrap();
     round.outcome(used)
@@ -157,6 +158,8 @@ struct Round {
     time: Duration,
     offered: u64,
     answered: u64,
+    /// Also those that were answered when no more were offered.
+    answered_at_last: u64,
 }
 
 impl Round {
@@ -165,7 +168,7 @@ impl Round {
         Outcome {
             offered: self.offered as f64 / seconds,
             answered: self.answered as f64 / seconds,
-            nanos: used.as_nanos() as f64 / self.answered as f64,
+            nanos: used.as_nanos() as f64 / self.answered_at_last as f64,
         }
     }
 }
@@ -193,6 +196,7 @@ fn offer(lab: &Lab, sink: &Sink, rate: Option<f64>) -> Round {
         time,
         offered: offered.load(Ordering::Relaxed),
         answered,
+        answered_at_last: last - before,
     }
 }
 

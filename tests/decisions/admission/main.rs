@@ -22,10 +22,10 @@ use dispatcher_decisions::admission::{BackendState, Balance};
 use row::{Kind, Prepared, Row};
 use stream::{Pool, Size, Stream};
 
-/// Runs in a round of one row.
-const RUNS: u32 = 1_000;
+/// Runs in a round of one row; so many that what other rows left in the caches is soon gone.
+const RUNS: u32 = 10_000;
 /// Rounds of all rows; odd, for the median.
-const ROUNDS: usize = 101;
+const ROUNDS: usize = 21;
 /// Times that a hash table is made anew; odd, for the median.
 const REMAKES: usize = 101;
 
