@@ -394,6 +394,47 @@ fn a_port_that_collides_at_a_backend_goes_to_another_or_is_refused() {
 }
 
 #[test]
+fn ports_that_collide_at_a_backend_are_told_apart_when_many_ask_at_once() {
+    const PORTS: std::ops::Range<u16> = 30_000..30_032;
+    let lab = lab(1);
+    let _servers = on_all(&lab, || server::echo);
+    let mut config = Config::new(&lab, Family::V4, 64);
+    config.web().handshake_timeout = "1m";
+    let mut second = config.services[0].clone();
+    second.name = "web-too".to_owned();
+    second.address = lab.service(Family::V4, SERVICE_PORT + 1);
+    config.services.push(second);
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    let clients = Crowd::of_clients(&lab).unwrap();
+    let ask_together = |service: SocketAddr| {
+        let ask = |port| {
+            let from = SocketAddr::new(lab.client_address(200, Family::V4), port);
+            Segment::new(from, service, TcpFlags::SYN, u32::from(port), 0)
+        };
+        let requests: Vec<_> = PORTS.map(ask).collect();
+        daemon.signal(Signal::SIGSTOP).unwrap();
+        clients.send(&requests).unwrap();
+        daemon.signal(Signal::SIGCONT).unwrap();
+    };
+    let counted = |service: usize, outcome: &str| {
+        daemon.status().0["services"][service]["requests"][outcome].as_u64()
+    };
+    let all = Some(PORTS.len() as u64);
+
+    ask_together(config.services[0].address);
+    eventually(PATIENCE, "they are admitted", || {
+        counted(0, "admitted") == all
+    });
+    ask_together(config.services[1].address);
+    eventually(PATIENCE, "they are refused", || {
+        counted(1, "refused") == all
+    });
+    assert_eq!(counted(0, "admitted"), all, "nobody has lost an entry");
+    assert_eq!(counted(1, "admitted"), Some(0));
+    daemon.status().assert_balanced();
+}
+
+#[test]
 fn a_backend_whose_neighbour_entry_is_gone_is_reached_all_the_same() {
     for family in [Family::V4, Family::V6] {
         let lab = lab(1);

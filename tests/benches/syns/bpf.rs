@@ -15,7 +15,11 @@ const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_CREATE: libc::c_long = 28;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
-const XDP_NATIVE: u32 = 1 << 2;
+
+/// How a program is attached: by the driver.
+pub const NATIVE: u32 = 1 << 2;
+/// Behind the driver, as on a device whose driver cannot.
+pub const GENERIC: u32 = 1 << 1;
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
 const LIVE_FRAMES: u32 = 1 << 1;
 
@@ -150,14 +154,13 @@ pub fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     bpf(PROG_LOAD, &mut attr).map(owned)
 }
 
-/// Attaches it natively to a device of the calling thread's network namespace, until the link is
-/// dropped.
-pub fn attach(program: &OwnedFd, device: &str) -> io::Result<OwnedFd> {
+/// Attaches it to a device of the calling thread's network namespace, until the link is dropped.
+pub fn attach(program: &OwnedFd, device: &str, mode: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkAttr {
         program: program.as_raw_fd() as u32,
         ifindex: if_nametoindex(device)?,
         attach_type: ATTACH_XDP,
-        flags: XDP_NATIVE,
+        flags: mode,
     };
     bpf(LINK_CREATE, &mut attr).map(owned)
 }

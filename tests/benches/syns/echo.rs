@@ -36,7 +36,7 @@ pub fn run(device: &str, stop: &AtomicBool, ready: &AtomicBool) -> io::Result<Du
     let sockets = bpf::map(bpf::XSKMAP, 4)?;
     bpf::put(&sockets, echo.rx.fd().as_raw_fd())?;
     let program = programs::punter(&sockets)?;
-    let _link = bpf::attach(&program, device)?;
+    let _link = bpf::attach(&program, device, bpf::NATIVE)?;
     ready.store(true, Ordering::Release);
     while !stop.load(Ordering::Relaxed) {
         echo.turn()?;

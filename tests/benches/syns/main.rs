@@ -204,6 +204,9 @@ fn offer(lab: &Lab, sink: &Sink, rate: Option<f64>) -> Round {
 fn make(lab: &Lab, rate: Option<f64>, offered: &AtomicU64) {
     let device = if_nametoindex("front-port").unwrap();
     let program = programs::generator(device).unwrap();
+    // One that is attached nowhere would be made known to the kernel's dispatcher of such programs
+    // and taken back by each call, which waits for milliseconds. This device has no traffic.
+    let _link = bpf::attach(&program, "lo", bpf::GENERIC).unwrap();
     let frame = template(lab);
     let burst = rate.map_or(BURST, |rate| (rate * BURST_TIME.as_secs_f64()) as u32);
     let began = Instant::now();
@@ -251,7 +254,9 @@ impl Sink {
         lab.switch().run(&off).unwrap();
         let counter = bpf::map(bpf::ARRAY, 8).unwrap();
         let program = programs::sink(&counter).unwrap();
-        let link = lab.switch().enter(|| bpf::attach(&program, port).unwrap());
+        let link = lab
+            .switch()
+            .enter(|| bpf::attach(&program, port, bpf::NATIVE).unwrap());
         Self {
             counter,
             _link: link,
