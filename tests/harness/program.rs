@@ -23,7 +23,7 @@ use dispatcher_common::notice::{Problem, Sent};
 use dispatcher_common::service::{BackendCounters, Served, Service, ServiceKey};
 use dispatcher_common::verdict::{DropReason, Handled};
 
-use dispatcher_user::datapath::OBJECT;
+use dispatcher_user::datapath::{OBJECT, load_at_last};
 
 use crate::packet::{BACKEND_ONE, CLIENT_ONE, DISPATCHER_MAC, FAMILIES, Family, Host};
 use crate::packet::{VIP_ONE, VIP_TWO, key};
@@ -73,12 +73,12 @@ pub fn load(sizes: Sizes) -> Ebpf {
         "needs root, to load a BPF program"
     );
     let mut ebpf = EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::DISABLE)
+        .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries(maps::FLOWS.name, sizes.flows)
         .map_max_entries(maps::EVENTS.name, sizes.events)
         .load(OBJECT)
         .expect("the object loads");
-    xdp(&mut ebpf).load().expect("the verifier accepts it");
+    load_at_last(xdp(&mut ebpf)).expect("the verifier accepts it");
     ebpf
 }
 

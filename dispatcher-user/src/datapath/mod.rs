@@ -14,10 +14,12 @@ mod program_log;
 mod syscall;
 mod tables;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, XskMap};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use dispatcher_common::control::Control;
 use dispatcher_common::link::Link;
 use dispatcher_common::maps;
@@ -117,7 +119,7 @@ fn is_not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
         .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        .any(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 /// An error and its causes on one line, without the verifier's log.
@@ -231,6 +233,8 @@ fn load_program(config: &DatapathConfig) -> Result<Ebpf, DatapathError> {
     #[cfg(feature = "program-log")]
     let level = program_log::level();
     let mut loader = EbpfLoader::new();
+    // What the verifier says against the program, and not how it went through it.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     #[cfg(feature = "program-log")]
     program_log::set_level(&mut loader, &level);
     loader.map_max_entries(maps::FLOWS.name, entries);
@@ -241,12 +245,37 @@ fn load_program(config: &DatapathConfig) -> Result<Ebpf, DatapathError> {
         .load(OBJECT)
         .map_err(|error| DatapathError::refused("the maps", &error))?;
     fault::point(Point::MapsPinned);
-    link::program(&mut ebpf)?
-        .load()
+    load_at_last(link::program(&mut ebpf)?)
         .map_err(|error| DatapathError::refused("the program", &error))?;
     #[cfg(feature = "program-log")]
     program_log::follow(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// How often the program is given to a verifier that was interrupted; libbpf does it as often.
+const LOADS_MAX: usize = 5;
+
+/// Loads a program; again when a signal came to the thread, for which the verifier gives up with
+/// `EAGAIN` (`do_check` in the kernel's `verifier.c`).
+///
+/// # Errors
+///
+/// As [`Xdp::load`], when it was refused, or interrupted time and again.
+pub fn load_at_last(program: &mut Xdp) -> Result<(), ProgramError> {
+    let is_interrupted = |loaded: &Result<(), ProgramError>| {
+        let Err(ProgramError::LoadError { io_error, .. }) = loaded else {
+            return false;
+        };
+        io_error.kind() == ErrorKind::WouldBlock
+    };
+    let mut loads = 1;
+    loop {
+        let loaded = program.load();
+        if loads == LOADS_MAX || !is_interrupted(&loaded) {
+            return loaded;
+        }
+        loads += 1;
+    }
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, DatapathError> {

@@ -48,8 +48,8 @@ impl Engine {
         let installed = self.install(&admitted, &pairs);
         for ((one, pair), installed) in admitted.drain(..).zip(&pairs).zip(installed) {
             match installed {
-                Ok(()) => self.send_syn(now, one, pair),
-                Err(error) => self.not_installed(now, one, error),
+                Ok(()) => self.send_syn(now, &one, pair),
+                Err(error) => self.not_installed(now, &one, &error),
             }
         }
         // The same memory the next time.
@@ -89,7 +89,7 @@ impl Engine {
         }
     }
 
-    fn send_syn(&mut self, now: Time, one: Admitted, pair: &FlowPair) {
+    fn send_syn(&mut self, now: Time, one: &Admitted, pair: &FlowPair) {
         fault::point(Point::FlowInstalled);
         let way = self.backends[one.backend.0 as usize];
         let packet = one.syn.packet(&pair.forward.translation);
@@ -102,11 +102,11 @@ impl Engine {
     }
 
     /// After a collision the same request comes again, with the same wait.
-    fn not_installed(&mut self, now: Time, one: Admitted, error: InstallError) {
+    fn not_installed(&mut self, now: Time, one: &Admitted, error: &InstallError) {
         let failure = match error {
             InstallError::Collision => InstallFailure::Collision,
             InstallError::Full => InstallFailure::TableFull,
-            InstallError::Refused(errno) => {
+            &InstallError::Refused(errno) => {
                 self.install_refused = Some(errno);
                 self.install_refusals.note();
                 InstallFailure::TableFull
