@@ -1,6 +1,8 @@
 //! Where the rewritten packet leaves: the next hop kept in the flow while the network has not
 //! changed, one `bpf_fib_lookup` after it has.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::bindings::{
@@ -118,8 +120,18 @@ fn look_up(frame: &Frame<'_>, key: &FlowKey, translation: &Translation, tos: u8)
         Direction::Reply => (&translation.addr, &key.dst),
     };
     let (src, dst) = (src.words(), dst.words());
+    let mut fib = MaybeUninit::<FibLookup>::uninit();
+    let words = fib.as_mut_ptr().cast::<u32>();
+    // Zeroed as a whole it is a call of `memset`, and with its frame the chain of calls does not
+    // fit into the stack as Linux 6.1 counts it.
+    let mut word = 0;
+    while word < size_of::<FibLookup>() / size_of::<u32>() {
+        // SAFETY: the word lies within the struct, whose alignment is that of a word.
+        unsafe { words.add(word).write_volatile(0) };
+        word += 1;
+    }
     // SAFETY: the struct is integers, byte arrays and unions of them: zero is a value of each.
-    let mut fib: FibLookup = unsafe { core::mem::zeroed() };
+    let fib = unsafe { fib.assume_init_mut() };
     fib.l4_protocol = PROTOCOL_TCP;
     fib.ifindex = frame.ingress_ifindex();
     // A total length of 0 asks for no MTU check; the MTU comes back in its place.
@@ -133,7 +145,7 @@ fn look_up(frame: &Frame<'_>, key: &FlowKey, translation: &Translation, tos: u8)
         fib.__bindgen_anon_3.ipv6_src = src;
         fib.__bindgen_anon_4.ipv6_dst = dst;
     }
-    let result = frame.fib_lookup(&mut fib);
+    let result = frame.fib_lookup(fib);
     match u32::try_from(result) {
         Ok(BPF_FIB_LKUP_RET_SUCCESS) => {}
         Ok(

@@ -107,7 +107,10 @@ pub fn track(frame: &Frame<'_>, flow: &Flow, segment: &Segment, ticks: u32) -> b
         if refuses(flow, &segment) {
             return false;
         }
-        if !change_phase(frame.context(), flow, &segment, ticks) {
+        if !change_phase(flow, &segment, ticks) {
+            if segment.tcp.flags.is_connection_request() {
+                ask_instead(frame.context(), flow, &segment);
+            }
             return true;
         }
     }
@@ -159,7 +162,7 @@ fn fail(forward: &Flow, reply: &Flow) {
 /// Handshake, FIN and RST need both directions, and so does what is far from the packet before it.
 /// Tells whether anything came of it.
 #[inline(never)]
-fn change_phase(ctx: *mut xdp_md, flow: &Flow, segment: &Segment, ticks: u32) -> bool {
+fn change_phase(flow: &Flow, segment: &Segment, ticks: u32) -> bool {
     let own = flow.entry();
     let translation = own.translation;
     let Some(peer) = find(&segment.key.of_peer(&translation)) else {
@@ -178,13 +181,6 @@ fn change_phase(ctx: *mut xdp_md, flow: &Flow, segment: &Segment, ticks: u32) ->
         own.track,
         peer.entry().track,
     ) else {
-        if matches!(direction, Direction::Forward)
-            && let Some(question) = tcp::asks_instead(phase, &segment.tcp, &peer.entry().track)
-        {
-            let ctx = XdpContext::new(ctx);
-            // The parser found the header to be there.
-            let _ = rewrite::renumber(&mut Frame::of(&ctx), segment.tcp_offset(), &question);
-        }
         return false;
     };
     // SAFETY: `flow` is a live element; `track` is written by this direction's packets only.
@@ -209,6 +205,25 @@ fn change_phase(ctx: *mut xdp_md, flow: &Flow, segment: &Segment, ticks: u32) ->
     }
     report(forward.entry(), before, after);
     true
+}
+
+/// Makes a client's SYN on a flow that lives the question whether its back-end does, too. Called
+/// by the entry point itself: what Linux 6.1 leaves of the stack is not enough further down.
+#[inline(never)]
+fn ask_instead(ctx: *mut xdp_md, flow: &Flow, segment: &Segment) {
+    let translation = flow.entry().translation;
+    let Some(peer) = find(&segment.key.of_peer(&translation)) else {
+        return;
+    };
+    // The forward entry's word is the flow's.
+    let phase = Phase(flow.entry().phase);
+    if matches!(translation.direction(), Direction::Forward)
+        && let Some(question) = tcp::asks_instead(phase, &segment.tcp, &peer.entry().track)
+    {
+        let ctx = XdpContext::new(ctx);
+        // The parser found the header to be there.
+        let _ = rewrite::renumber(&mut Frame::of(&ctx), segment.tcp_offset(), &question);
+    }
 }
 
 /// One event for each phase that user space acts on; the atomic OR lets one processor see it.

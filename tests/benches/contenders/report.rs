@@ -52,9 +52,9 @@ pub fn setting(rounds: usize) -> Result<String> {
         format!("medians of {rounds} rounds in which contenders take turns")
     };
     Ok(format!(
-        "{}, {}; {versions}. Before it began, the machine was busy with other things on {others:.2} \
-         of its processors. Namespaces over veth, MTU 1500, without checksum and segmentation \
-         offload and without GRO, for all alike; 2 clients, 2 back-ends, {rounds}.",
+        "{}, {}; {versions}. Before it began, the machine was busy with other things on \
+         {others:.2} of its processors. Namespaces over veth, MTU 1500, without checksum and \
+         segmentation offload and without GRO, for all alike; 2 clients, 2 back-ends, {rounds}.",
         machine::describe()?,
         machine::today()?
     ))
