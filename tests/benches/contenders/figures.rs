@@ -109,7 +109,7 @@ impl Measure {
 pub struct Rounds(pub Vec<Vec<Result<Figures>>>);
 
 impl Rounds {
-    /// The median of the rounds, or the first error.
+    /// The median of the rounds that have a number; where most have none, the first error.
     pub fn value(&self, measure: Measure, of: Contender) -> Result<f64, String> {
         self.median(|round| number(round, measure, of))
     }
@@ -143,29 +143,39 @@ impl Rounds {
         })
     }
 
-    /// Of every round, sorted.
+    /// Of every round that has one, sorted; at least of every second.
     fn numbers(
         &self,
         of: impl Fn(&[Result<Figures>]) -> Result<f64, String>,
     ) -> Result<Vec<f64>, String> {
-        let numbers: Result<Vec<_>, _> = self.0.iter().map(|round| of(round)).collect();
-        let mut numbers = numbers?;
-        numbers.sort_unstable_by(f64::total_cmp);
-        if numbers.is_empty() {
-            return Err("no round".to_owned());
+        let (mut numbers, mut errors) = (Vec::new(), Vec::new());
+        for round in &self.0 {
+            match of(round) {
+                Ok(number) => numbers.push(number),
+                Err(why) => errors.push(why),
+            }
         }
-        Ok(numbers)
+        numbers.sort_unstable_by(f64::total_cmp);
+        match errors.into_iter().next() {
+            _ if !numbers.is_empty() && 2 * numbers.len() >= self.0.len() => Ok(numbers),
+            Some(why) => Err(why),
+            None => Err("no round".to_owned()),
+        }
     }
 
-    /// What went wrong: contender, and why.
+    /// What went wrong in any round: contender, and why.
     pub fn errors(&self) -> Vec<(Contender, String)> {
         let mut errors: Vec<(Contender, String)> = Vec::new();
-        for contender in Contender::ALL {
-            for measure in Measure::ALL {
-                if let Err(why) = self.value(measure, contender)
-                    && !errors.contains(&(contender, why.clone()))
-                {
-                    errors.push((contender, why));
+        for (round, n) in self.0.iter().zip(1..) {
+            for contender in Contender::ALL {
+                for measure in Measure::ALL {
+                    let Err(why) = number(round, measure, contender) else {
+                        continue;
+                    };
+                    let error = (contender, format!("in round {n}, {why}"));
+                    if !errors.contains(&error) {
+                        errors.push(error);
+                    }
                 }
             }
         }

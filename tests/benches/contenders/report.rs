@@ -69,7 +69,7 @@ pub fn write(setting: &str, results: &Results, target: &Path) -> String {
     report += &starts(&results.starts);
     report += &reached(results);
     for (contender, why) in results.rounds.errors() {
-        let _ = writeln!(report, "\nError of {}: {why}", contender.name());
+        let _ = writeln!(report, "\nError of {}, {why}", contender.name());
     }
     report += &overload(target);
     report
