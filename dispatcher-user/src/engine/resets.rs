@@ -81,7 +81,6 @@ impl Engine {
         }
         if reset > 0 {
             self.carry_out(now);
-            self.sockets.flush();
             fault::point(Point::ResetsSent);
         }
         !self.resets.backends.is_empty() || !self.resets.again.is_empty()
@@ -92,8 +91,11 @@ impl Engine {
             // First: a daemon that dies before its ends have heard leaves that to the next one.
             self.datapath.flows().end(&pair, Phase::CUT);
             fault::point(Point::FlowCut);
+            // What passed since has moved the numbers, and will: the ends hear of it at once.
+            let pair = self.datapath.flows().get(&flow.key).unwrap_or(pair);
             self.reset_both(&pair);
             fault::point(Point::ResetQueued);
+            self.sockets.flush();
         }
         // Late packets, and what an end that did not take its RST says, are still translated.
         self.enter_phase(now, flow.id, Phase::CUT);
