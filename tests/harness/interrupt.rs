@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM as a flag that loops look at, so that everything is taken down in order.
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,14 @@ pub fn catch() -> Result<()> {
 #[must_use]
 pub fn requested() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Says that it was heeded; the exit code of a program that a Ctrl-C has ended.
+#[must_use]
+pub fn heeded() -> ExitCode {
+    const SIGINT_EXIT: u8 = 130;
+    println!("\ninterrupted; everything was removed");
+    ExitCode::from(SIGINT_EXIT)
 }
 
 /// Sleeps until `end` or a signal; whether it was no signal.

@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     interrupt::catch()?;
     match demonstrate(options) {
         // The signal reaches what we started as well, and fails it.
-        Err(_) if interrupt::requested() => Ok(interrupted()),
+        Err(_) if interrupt::requested() => Ok(interrupt::heeded()),
         result => result,
     }
 }
@@ -66,10 +66,10 @@ fn demonstrate(options: &Options) -> Result<ExitCode> {
     let half = Duration::from_secs(options.seconds) / 2;
     let lab = topology().up()?;
     let Some(with) = with_dispatcher(&lab, options, half, &mut screen)? else {
-        return Ok(interrupted());
+        return Ok(interrupt::heeded());
     };
     let Some(without) = without_dispatcher(&lab, options, half, &mut screen)? else {
-        return Ok(interrupted());
+        return Ok(interrupt::heeded());
     };
     drop(lab);
     display::table(&with, &without);
@@ -99,12 +99,6 @@ fn held(with: &Outcome) -> bool {
             false
         }
     }
-}
-
-fn interrupted() -> ExitCode {
-    const SIGINT_EXIT: u8 = 130;
-    println!("\ninterrupted; everything was removed");
-    ExitCode::from(SIGINT_EXIT)
 }
 
 fn topology() -> Topology {

@@ -187,11 +187,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         // The signal reaches what we started as well, and fails it.
-        Err(_) if interrupt::requested() => {
-            const SIGINT_EXIT: u8 = 130;
-            println!("\ninterrupted; everything was removed");
-            ExitCode::from(SIGINT_EXIT)
-        }
+        Err(_) if interrupt::requested() => interrupt::heeded(),
         Err(error) => {
             eprintln!("overload: {error:#}");
             ExitCode::FAILURE
