@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use dispatcher_tests::capture::Capture;
 use dispatcher_tests::client;
 use dispatcher_tests::config::{BACKEND_PORT, SERVICE_PORT};
-use dispatcher_tests::nat::Nat;
+use dispatcher_tests::floor_in_lab::FloorInLab;
 use dispatcher_tests::scenario::on_all;
 use dispatcher_tests::server;
 use dispatcher_tests::topology::{Family, Topology};
@@ -17,7 +17,7 @@ const PORTS: std::ops::RangeInclusive<u16> = 40_000..=40_003;
 fn the_floor_translates_the_connections_that_it_knows_and_no_others() {
     let lab = Topology::default().up().unwrap();
     let servers = on_all(&lab, || server::echo);
-    let floor = Nat::between(&lab, SERVICE_PORT, BACKEND_PORT, PORTS).unwrap();
+    let floor = FloorInLab::between(&lab, SERVICE_PORT, BACKEND_PORT, PORTS).unwrap();
     let service = lab.service(Family::V4, SERVICE_PORT);
     let ends = [lab.client(0), lab.backend(0), lab.backend(1)];
     let captures = ends.map(|node| Capture::start(node).unwrap());

@@ -150,14 +150,14 @@ impl Setting {
         for kind in Kind::ALL {
             program.measure(BACKEND, kind);
         }
-        let floors = FAMILIES.map(|family| Floor::load(family, FLOWS.max_entries));
+        let floors = FAMILIES.map(|family| Floor::load(family, FLOWS.max_entries).unwrap());
         ip("link add bench type veth peer name bench-peer");
         let interfaces =
             ["bench", "bench-peer"].map(|name| nix::net::if_::if_nametoindex(name).unwrap());
         let mut programs = vec![program.descriptor()];
         programs.extend(floors.iter().map(|floor| floor.program.as_raw_fd()));
         Self {
-            restorer: Restorer::load(&programs, interfaces),
+            restorer: Restorer::load(&programs, interfaces).unwrap(),
             program,
             floors,
             restored: Vec::new(),
@@ -186,7 +186,7 @@ impl Setting {
             (pair.forward_key, pair.forward, pair.reply_key.reversed()),
             (pair.reply_key, pair.reply, pair.forward_key.reversed()),
         ] {
-            floor.translate(&key, &leaves_as, &entry.next_hop);
+            floor.translate(&key, &leaves_as, &entry.next_hop).unwrap();
         }
         pair
     }
@@ -333,8 +333,8 @@ impl Setting {
             for (key, entry) in &row.fresh {
                 self.program.put(key, entry);
             }
-            let ours = self.restorer.run(PROGRAM, &start, 1);
-            let floors = self.restorer.run(floor, &start, 1);
+            let ours = self.restorer.run(PROGRAM, &start, 1).unwrap();
+            let floors = self.restorer.run(floor, &start, 1).unwrap();
             let actions = [ours.action, floors.action].map(Action::from_number);
             let name = (&row.name, row.family);
             assert_eq!(actions, [row.expected, row.expected_of_floor], "{name:?}");
@@ -353,22 +353,22 @@ impl Setting {
                     self.program.put(key, entry);
                 }
                 let floor = 1 + row.family as u32;
-                let ours = self.restorer.run(PROGRAM, &row.start, REPEAT);
+                let ours = self.restorer.run(PROGRAM, &row.start, REPEAT).unwrap();
                 let action = Action::from_number(ours.action);
                 assert_eq!(action, row.expected, "{}: the last run", row.name);
                 row.samples.push(ours.nanoseconds);
                 if !row.fresh.is_empty() {
                     // What was put back is in the caches; what the floor finds is to be, too.
-                    self.restorer.run(floor, &row.start, REPEAT);
+                    self.restorer.run(floor, &row.start, REPEAT).unwrap();
                 }
-                let floors = self.restorer.run(floor, &row.start, REPEAT);
+                let floors = self.restorer.run(floor, &row.start, REPEAT).unwrap();
                 row.of_floor.push(floors.nanoseconds);
             }
             let start = &self.rows[0].start;
             let nothing = self.restorer.nothing;
-            let restored = self.restorer.run(nothing, start, REPEAT);
+            let restored = self.restorer.run(nothing, start, REPEAT).unwrap();
             self.restored.push(restored.nanoseconds);
-            let bare = self.restorer.run_nothing(start, REPEAT);
+            let bare = self.restorer.run_nothing(start, REPEAT).unwrap();
             self.bare.push(bare.nanoseconds);
             self.program.events();
         }

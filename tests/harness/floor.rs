@@ -4,21 +4,23 @@
 //! tracks nothing and counts nothing, and passes what it does not know. Written in instructions,
 //! because it must hold nothing that a compiler adds.
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use dispatcher_common::checksum::{self, Delta};
 use dispatcher_common::flow::FlowKey;
 use dispatcher_common::link::NextHop;
 
+use crate::bpf::{self, MapKind};
 use crate::instruction::{
     FRAME_POINTER, Instruction, SIZE_8, SIZE_16, SIZE_32, SIZE_64, XDP_PASS, add, add_register,
     call, copy, flip, give, give_result, load, mask, set, set_map, shift_right, skip_if_beyond,
     skip_if_equal, skip_unless_equal, store,
 };
 use crate::packet::Family;
-use crate::test_run::{self, MapKind};
 
 /// A loaded floor with its table.
+#[derive(Debug)]
 pub struct Floor {
     family: Family,
     table: OwnedFd,
@@ -94,21 +96,20 @@ const REDIRECT: i32 = 23;
 
 impl Floor {
     /// Loads it with room for `entries`, two for each connection.
-    #[must_use]
-    pub fn load(family: Family, entries: u32) -> Self {
+    pub fn load(family: Family, entries: u32) -> io::Result<Self> {
         let layout = Layout::of(family);
         let (key, value) = (layout.key_bytes(), layout.value_bytes());
-        let table = test_run::create_map(MapKind::Hash, key, value, entries);
-        let program = test_run::load_xdp(&instructions(&layout, table.as_raw_fd()));
-        Self {
+        let table = bpf::create_map(MapKind::Hash, key, value, entries)?;
+        let program = bpf::load_xdp(&instructions(&layout, table.as_raw_fd()))?;
+        Ok(Self {
             family,
             table,
             program,
-        }
+        })
     }
 
     /// Has packets of the key `from` leave with the key `to`, to where `way` says.
-    pub fn translate(&self, from: &FlowKey, to: &FlowKey, way: &NextHop) {
+    pub fn translate(&self, from: &FlowKey, to: &FlowKey, way: &NextHop) -> io::Result<()> {
         let layout = Layout::of(self.family);
         let (key, new) = (self.bytes(from), self.bytes(to));
         let addresses = ..layout.addresses.1;
@@ -123,7 +124,7 @@ impl Floor {
         value.extend(way.ifindex.to_ne_bytes());
         assert_eq!(value.len(), layout.value_bytes());
         // SAFETY: the table was made for keys and values of these lengths.
-        unsafe { test_run::update(self.table.as_raw_fd(), &key, &value) };
+        unsafe { bpf::update(self.table.as_raw_fd(), &key, &value) }
     }
 
     fn bytes(&self, key: &FlowKey) -> Vec<u8> {

@@ -42,7 +42,7 @@ pub mod icmp;
 pub mod program;
 pub mod test_run;
 pub mod floor;
-pub mod nat;
+pub mod floor_in_lab;
 
 use std::time::{Duration, Instant};
 

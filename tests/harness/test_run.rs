@@ -4,8 +4,10 @@
 //! itself is run but the [`Restorer`]: it puts the headers back, and one of many clients into them,
 //! and tail-calls the program. What it costs by itself shows with a program that does nothing.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use crate::bpf::{self, MapKind, Mode, Ran, attach_xdp, create_map, load_xdp, update};
 use crate::instruction::{
     Instruction, SIZE_32, SIZE_64, XDP_ABORTED, XDP_DROP, add, add_atomic, add_register, call,
     copy, flip_register, give, load, mask, mask_register, multiply, set, set_element, set_map,
@@ -52,17 +54,6 @@ pub struct Start {
     pub client_at: usize,
 }
 
-/// What a batch of runs gave.
-#[derive(Clone, Debug)]
-pub struct Ran {
-    /// Of one run, the average.
-    pub nanoseconds: u64,
-    /// What the last one returned.
-    pub action: u32,
-    /// What the last one made of the frame.
-    pub frame: Vec<u8>,
-}
-
 /// The program that restores, and the programs that it can call.
 pub struct Restorer {
     state: OwnedFd,
@@ -81,24 +72,23 @@ impl Restorer {
     /// It and the program that does nothing are attached to an interface each, in generic mode: a
     /// test run that repeats adds its program to the kernel's XDP dispatcher and removes it
     /// afterwards, and waits some 20 ms for RCU each time, unless it is there already.
-    #[must_use]
-    pub fn load(programs: &[RawFd], interfaces: [u32; 2]) -> Self {
-        let empty = load_xdp(&give(XDP_DROP));
+    pub fn load(programs: &[RawFd], interfaces: [u32; 2]) -> io::Result<Self> {
+        let empty = load_xdp(&give(XDP_DROP))?;
         let mut programs = programs.to_vec();
         programs.push(empty.as_raw_fd());
-        let state = create_map(MapKind::Array, 4, size_of::<State>(), 1);
-        let slots = create_map(MapKind::ProgramArray, 4, 4, programs.len() as u32);
+        let state = create_map(MapKind::Array, 4, size_of::<State>(), 1)?;
+        let slots = create_map(MapKind::ProgramArray, 4, 4, programs.len() as u32)?;
         for (slot, program) in (0_u32..).zip(&programs) {
             let (slot, program) = (slot.to_ne_bytes(), program.to_ne_bytes());
             // SAFETY: keys and values are four bytes.
-            unsafe { update(slots.as_raw_fd(), &slot, &program) };
+            unsafe { update(slots.as_raw_fd(), &slot, &program) }?;
         }
-        let program = load_xdp(&restore(state.as_raw_fd(), slots.as_raw_fd()));
+        let program = load_xdp(&restore(state.as_raw_fd(), slots.as_raw_fd()))?;
         let [one, other] = interfaces;
-        Self {
+        Ok(Self {
             _links: [
-                attach_xdp(program.as_raw_fd(), one),
-                attach_xdp(empty.as_raw_fd(), other),
+                attach_xdp(&program, one, Mode::Generic)?,
+                attach_xdp(&empty, other, Mode::Generic)?,
             ],
             state,
             program,
@@ -106,17 +96,16 @@ impl Restorer {
             nothing: programs.len() as u32 - 1,
             runs: 0,
             _slots: slots,
-        }
+        })
     }
 
     /// Runs the program that does nothing, without restoring anything: what a test run costs.
-    #[must_use]
-    pub fn run_nothing(&self, start: &Start, repeat: u32) -> Ran {
-        test_run(self.empty.as_raw_fd(), start.frame.clone(), repeat)
+    pub fn run_nothing(&self, start: &Start, repeat: u32) -> io::Result<Ran> {
+        bpf::test_run(&self.empty, start.frame.clone(), repeat)
     }
 
     /// Runs the program of a slot `repeat` times, each time for another client.
-    pub fn run(&mut self, slot: u32, start: &Start, repeat: u32) -> Ran {
+    pub fn run(&mut self, slot: u32, start: &Start, repeat: u32) -> io::Result<Ran> {
         let mut frame = start.frame.clone();
         // A frame may be longer than its packet.
         frame.resize(frame.len().max(HEADERS), 0);
@@ -133,9 +122,9 @@ impl Restorer {
         // SAFETY: `State` has no padding, and the array is of such elements.
         unsafe {
             let bytes = std::slice::from_raw_parts((&raw const state).cast(), size_of::<State>());
-            update(self.state.as_raw_fd(), &0_u32.to_ne_bytes(), bytes);
+            update(self.state.as_raw_fd(), &0_u32.to_ne_bytes(), bytes)?;
         }
-        test_run(self.program.as_raw_fd(), frame, repeat)
+        bpf::test_run(&self.program, frame, repeat)
     }
 }
 
@@ -193,186 +182,4 @@ fn restore(state: RawFd, slots: RawFd) -> Vec<Instruction> {
     all.extend(body);
     all.extend(give(XDP_ABORTED));
     all
-}
-
-/// Runs a program on a frame `repeat` times, each time on what the last has made of it.
-fn test_run(program: RawFd, mut frame: Vec<u8>, repeat: u32) -> Ran {
-    let mut attributes = TestRun {
-        prog_fd: program as u32,
-        data_size_in: frame.len() as u32,
-        data_size_out: frame.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        data_out: frame.as_mut_ptr() as u64,
-        repeat,
-        ..TestRun::default()
-    };
-    // SAFETY: both addresses are those of the frame, which is as long as stated; the kernel has
-    // copied it when it writes to it.
-    let failed = unsafe { bpf(BPF_PROG_TEST_RUN, &raw mut attributes) };
-    assert!(failed == 0, "{}", std::io::Error::last_os_error());
-    frame.truncate(attributes.data_size_out as usize);
-    Ran {
-        nanoseconds: attributes.duration.into(),
-        action: attributes.retval,
-        frame,
-    }
-}
-
-/// What a map is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum MapKind {
-    /// `BPF_MAP_TYPE_HASH`.
-    Hash = 1,
-    /// `BPF_MAP_TYPE_ARRAY`.
-    Array = 2,
-    /// `BPF_MAP_TYPE_PROG_ARRAY`.
-    ProgramArray = 3,
-}
-
-/// Makes a map.
-#[must_use]
-pub fn create_map(kind: MapKind, key: usize, value: usize, entries: u32) -> OwnedFd {
-    let attributes = MapCreate {
-        map_type: kind as u32,
-        key_size: key as u32,
-        value_size: value as u32,
-        max_entries: entries,
-        rest: [0; 8],
-    };
-    // SAFETY: the attributes are numbers only.
-    opened(unsafe { bpf(BPF_MAP_CREATE, &raw const attributes) })
-}
-
-/// Puts an element into a map.
-///
-/// # Safety
-///
-/// Key and value are as long as the map's.
-pub unsafe fn update(map: RawFd, key: &[u8], value: &[u8]) {
-    let attributes = MapUpdate {
-        map_fd: map as u32,
-        zero: 0,
-        key: key.as_ptr() as u64,
-        value: value.as_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the caller promises that the kernel reads no more than there is.
-    let failed = unsafe { bpf(BPF_MAP_UPDATE_ELEM, &raw const attributes) };
-    assert!(failed == 0, "{}", std::io::Error::last_os_error());
-}
-
-/// Loads an XDP program.
-#[must_use]
-pub fn load_xdp(instructions: &[Instruction]) -> OwnedFd {
-    let license = c"GPL";
-    let attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_XDP,
-        insn_cnt: instructions.len() as u32,
-        insns: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        log_to_name: [0; 5],
-        prog_ifindex: 0,
-        // Only programs that say the same may call each other.
-        expected_attach_type: BPF_XDP,
-        rest: [0; 6],
-    };
-    // SAFETY: `insns` and `license` point to what outlives the call, as long as stated.
-    opened(unsafe { bpf(BPF_PROG_LOAD, &raw const attributes) })
-}
-
-fn attach_xdp(program: RawFd, ifindex: u32) -> OwnedFd {
-    let attributes = LinkCreate {
-        prog_fd: program as u32,
-        target_ifindex: ifindex,
-        attach_type: BPF_XDP,
-        flags: XDP_FLAGS_SKB_MODE,
-        rest: [0; 4],
-    };
-    // SAFETY: the attributes are numbers only.
-    opened(unsafe { bpf(BPF_LINK_CREATE, &raw const attributes) })
-}
-
-fn opened(fd: libc::c_long) -> OwnedFd {
-    assert!(fd >= 0, "bpf: {}", std::io::Error::last_os_error());
-    // SAFETY: a descriptor that was just opened, and that nothing else owns.
-    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
-}
-
-const BPF_MAP_CREATE: libc::c_int = 0;
-const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_TEST_RUN: libc::c_int = 10;
-const BPF_LINK_CREATE: libc::c_int = 28;
-const BPF_PROG_TYPE_XDP: u32 = 6;
-const BPF_XDP: u32 = 37;
-const XDP_FLAGS_SKB_MODE: u32 = 2;
-
-/// `union bpf_attr` for `BPF_MAP_CREATE`.
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    rest: [u64; 8],
-}
-
-/// `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
-#[repr(C)]
-struct MapUpdate {
-    map_fd: u32,
-    zero: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// `union bpf_attr` for `BPF_LINK_CREATE`.
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: u32,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-    rest: [u64; 4],
-}
-
-/// `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    /// Log, kernel version, flags, name.
-    log_to_name: [u64; 5],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
-    rest: [u64; 6],
-}
-
-/// `union bpf_attr` for `BPF_PROG_TEST_RUN`.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    rest: [u64; 5],
-}
-
-/// The system call.
-///
-/// # Safety
-///
-/// `attributes` is what the kernel expects for `command`, and what it points to is valid.
-unsafe fn bpf<T>(command: libc::c_int, attributes: *const T) -> libc::c_long {
-    // SAFETY: the caller's promise is the one that the system call asks for.
-    unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) }
 }

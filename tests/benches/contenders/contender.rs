@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
-use dispatcher_tests::nat::Nat;
+use dispatcher_tests::floor_in_lab::FloorInLab;
 use dispatcher_tests::topology::{Family, Lab};
 use dispatcher_tests::{PATIENCE, POLL};
 
@@ -70,9 +70,12 @@ impl Contender {
         let backends = backends(lab);
         let handle = match self {
             Self::Routing => Handle::Nothing,
-            Self::Floor => {
-                Handle::Floor(Nat::between(lab, SERVICE_PORT, BACKEND_PORT, CLIENT_PORTS)?)
-            }
+            Self::Floor => Handle::Floor(FloorInLab::between(
+                lab,
+                SERVICE_PORT,
+                BACKEND_PORT,
+                CLIENT_PORTS,
+            )?),
             Self::Dispatcher => Handle::Dispatcher(Daemon::start(lab, &configuration(lab))?),
             Self::Nftables => Handle::Nftables(Nftables::start(lab, service, &backends)?),
             Self::Haproxy => Handle::Proxy(Proxy::haproxy(lab, service, &backends)?),
@@ -100,7 +103,7 @@ pub struct Running<'lab> {
 enum Handle<'lab> {
     Nothing,
     #[expect(dead_code, reason = "kept for its end, which detaches it")]
-    Floor(Nat),
+    Floor(FloorInLab),
     Dispatcher(Daemon<'lab>),
     #[expect(dead_code, reason = "kept for its end, which removes the rules")]
     Nftables(Nftables<'lab>),

@@ -89,11 +89,7 @@ fn main() -> ExitCode {
     match compare(&plan) {
         Ok(code) => code,
         // The signal reaches what we started as well, and fails it.
-        Err(_) if interrupt::requested() => {
-            const SIGINT_EXIT: u8 = 130;
-            println!("\ninterrupted; everything was removed");
-            ExitCode::from(SIGINT_EXIT)
-        }
+        Err(_) if interrupt::requested() => interrupt::heeded(),
         Err(error) => {
             eprintln!("contenders: {error:#}");
             ExitCode::FAILURE

@@ -2,16 +2,17 @@
 //! addresses exchanged. One socket, one thread, batches, no copy.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dispatcher_tests::bpf::{MapKind, Mode, attach_xdp, create_map, update};
 use dispatcher_user::xsk::{RECEIVE_RING_DEFAULT, TRANSMIT_RING_DEFAULT};
+use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
-use std::os::fd::AsRawFd;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
-use crate::bpf;
 use crate::programs;
 
 /// Frames that are taken at once.
@@ -33,10 +34,12 @@ struct Echo {
 /// then tells how much of a processor that took.
 pub fn run(device: &str, stop: &AtomicBool, ready: &AtomicBool) -> io::Result<Duration> {
     let mut echo = Echo::open(device)?;
-    let sockets = bpf::map(bpf::XSKMAP, 4)?;
-    bpf::put(&sockets, echo.rx.fd().as_raw_fd())?;
+    let sockets = create_map(MapKind::Sockets, 4, 4, 1)?;
+    let socket = echo.rx.fd().as_raw_fd().to_ne_bytes();
+    // SAFETY: keys and values are four bytes.
+    unsafe { update(sockets.as_raw_fd(), &[0; 4], &socket) }?;
     let program = programs::punter(&sockets)?;
-    let _link = bpf::attach(&program, device, bpf::NATIVE)?;
+    let _link = attach_xdp(&program, if_nametoindex(device)?, Mode::Native)?;
     ready.store(true, Ordering::Release);
     while !stop.load(Ordering::Relaxed) {
         echo.turn()?;

@@ -7,11 +7,10 @@
 //! the contender used for a frame: their ratio is that of the rates, had each a processor alone.
 //! Rounds of the contenders take turns; medians are printed.
 
-mod bpf;
 mod echo;
 mod programs;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -19,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use dispatcher_common::checksum;
 use dispatcher_common::header::TcpFlags;
+use dispatcher_tests::bpf::{self, MapKind, Mode};
 use dispatcher_tests::config::{Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::eventually;
@@ -206,7 +206,7 @@ fn make(lab: &Lab, rate: Option<f64>, offered: &AtomicU64) {
     let program = programs::generator(device).unwrap();
     // One that is attached nowhere would be made known to the kernel's dispatcher of such programs
     // and taken back by each call, which waits for milliseconds. This device has no traffic.
-    let _link = bpf::attach(&program, "lo", bpf::GENERIC).unwrap();
+    let _link = bpf::attach_xdp(&program, if_nametoindex("lo").unwrap(), Mode::Generic).unwrap();
     let frame = template(lab);
     let burst = rate.map_or(BURST, |rate| (rate * BURST_TIME.as_secs_f64()) as u32);
     let began = Instant::now();
@@ -252,18 +252,19 @@ impl Sink {
         // In the place of the program by which redirects arrive.
         let off = ["ip", "link", "set", "dev", port, "xdpdrv", "off"];
         lab.switch().run(&off).unwrap();
-        let counter = bpf::map(bpf::ARRAY, 8).unwrap();
+        let counter = bpf::create_map(MapKind::Array, 4, 8, 1).unwrap();
         let program = programs::sink(&counter).unwrap();
         let link = lab
             .switch()
-            .enter(|| bpf::attach(&program, port, bpf::NATIVE).unwrap());
+            .enter(|| bpf::attach_xdp(&program, if_nametoindex(port).unwrap(), Mode::Native));
         Self {
             counter,
-            _link: link,
+            _link: link.unwrap(),
         }
     }
 
     fn count(&self) -> u64 {
-        bpf::number(&self.counter).unwrap()
+        // SAFETY: it was made as such an array.
+        unsafe { bpf::number(self.counter.as_raw_fd()) }.unwrap()
     }
 }

@@ -2,31 +2,25 @@
 //! came of them.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use dispatcher_common::header::ETHERTYPE_IPV4;
+use dispatcher_tests::bpf::load_xdp;
 use dispatcher_tests::instruction::{
-    FRAME_POINTER, Instruction, SIZE_16, SIZE_32, XDP_DROP, XDP_PASS, add, call, copy, give,
-    instruction, load, set, skip_if_beyond, skip_if_equal, skip_unless_equal, store,
-    store_immediate,
+    FRAME_POINTER, Instruction, SIZE_8, SIZE_16, SIZE_32, XDP_DROP, XDP_PASS, add, add_atomic,
+    call, copy, give, give_result, instruction, load, set, set_map, skip_if_beyond, skip_if_equal,
+    skip_unless_equal, store, store_immediate,
 };
-
-use crate::bpf;
 
 /// Numbers of helpers.
 const LOOKUP: i32 = 1;
 const RANDOM: i32 = 7;
 const REDIRECT: i32 = 23;
 const REDIRECT_MAP: i32 = 51;
-/// 1 byte.
-const SIZE_8: u8 = 0x10;
-/// 8 bytes, added to atomically.
-const ATOMIC_ADD: u8 = 0xdb;
 /// Offset of the queue in `struct xdp_md`.
 const QUEUE: i16 = 16;
 const DATA: i16 = 0;
 const DATA_END: i16 = 4;
-const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
 
 /// Offsets in a frame: of IPv4's identification, source and protocol, and TCP's source port and
 /// sequence number.
@@ -40,11 +34,6 @@ const HEADERS: i32 = 54;
 
 /// A port from 1024 on, whichever way its bytes are read.
 const HIGH_PORT: i32 = 0x0404;
-
-/// `r1 = map`.
-fn load_map(map: RawFd) -> [Instruction; 2] {
-    [instruction(0x18, 1, 1, 0, map), instruction(0, 0, 0, 0, 0)]
-}
 
 /// Instructions that drop a frame which is too short for `rest`, which finds it in 2.
 fn bounded(rest: Vec<Instruction>) -> Vec<Instruction> {
@@ -89,17 +78,17 @@ pub fn generator(ifindex: u32) -> io::Result<OwnedFd> {
         set(2, 0),
         call(REDIRECT),
     ];
-    rest.push(EXIT);
+    rest.push(give_result());
     all.extend(bounded(rest));
-    bpf::load(&all)
+    load_xdp(&all)
 }
 
 /// Gives every frame to the socket of its queue.
 pub fn punter(sockets: &OwnedFd) -> io::Result<OwnedFd> {
     let mut all = vec![load(SIZE_32, 2, 1, QUEUE)];
-    all.extend(load_map(sockets.as_raw_fd()));
-    all.extend([set(3, XDP_PASS), call(REDIRECT_MAP), EXIT]);
-    bpf::load(&all)
+    all.extend(set_map(1, sockets.as_raw_fd()));
+    all.extend([set(3, XDP_PASS), call(REDIRECT_MAP), give_result()]);
+    load_xdp(&all)
 }
 
 /// Counts TCP over IPv4 in the only element of an array, and drops it; lets all else pass.
@@ -109,12 +98,12 @@ pub fn sink(counter: &OwnedFd) -> io::Result<OwnedFd> {
         copy(2, FRAME_POINTER),
         add(2, -4),
     ];
-    count.extend(load_map(counter.as_raw_fd()));
+    count.extend(set_map(1, counter.as_raw_fd()));
     count.extend([
         call(LOOKUP),
         skip_if_equal(0, 0, 2),
         set(1, 1),
-        instruction(ATOMIC_ADD, 0, 1, 0, 0),
+        add_atomic(0, 0, 1),
     ]);
     count.extend(give(XDP_DROP));
     let over = count.len() as i16;
@@ -130,5 +119,5 @@ pub fn sink(counter: &OwnedFd) -> io::Result<OwnedFd> {
     // What is too short for TCP is nothing to count.
     let end = all.len() - 2;
     all[end] = set(0, XDP_PASS);
-    bpf::load(&all)
+    load_xdp(&all)
 }
