@@ -1,12 +1,13 @@
 //! Two namespaces joined by a veth pair, and an XDP program that punts all frames. No test.
 
-use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use dispatcher_tests::bpf::{MapKind, Mode, attach_xdp, create_map, load_xdp, update};
+use dispatcher_tests::instruction::{SIZE_32, XDP_PASS, call, give_result, load, set, set_map};
 use dispatcher_user::xsk::{XskConfig, XskSocket};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
@@ -134,56 +135,23 @@ pub struct Punt {
     _link: OwnedFd,
 }
 
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
+/// Sockets that it has room for.
+const SOCKETS: u32 = 64;
+/// Offset of the queue in `struct xdp_md`.
+const QUEUE: i16 = 16;
+/// Number of the helper `bpf_redirect_map`.
+const REDIRECT_MAP: i32 = 51;
 
 impl Punt {
-    /// Numbers from linux/bpf.h.
-    const MAP_CREATE: i32 = 0;
-    const MAP_UPDATE_ELEM: i32 = 2;
-    const PROG_LOAD: i32 = 5;
-    const LINK_CREATE: i32 = 28;
-    const MAP_TYPE_XSKMAP: u32 = 17;
-    const PROG_TYPE_XDP: u32 = 6;
-    const ATTACH_TYPE_XDP: u32 = 37;
-
     pub fn attach(interface: &str) -> Self {
-        // Type, key size, value size, most elements.
-        let map = bpf(Self::MAP_CREATE, &[Self::MAP_TYPE_XSKMAP, 4, 4, 64]);
-        let instruction = |code, destination: u8, source: u8, offset, immediate| Instruction {
-            code,
-            registers: source << 4 | destination,
-            offset,
-            immediate,
-        };
-        let program = [
-            // r2 = context->rx_queue_index
-            instruction(0x61, 2, 1, 16, 0),
-            // r1 = the map
-            instruction(0x18, 1, 1, 0, map.as_raw_fd()),
-            instruction(0, 0, 0, 0, 0),
-            // r3 = XDP_PASS, the verdict if there is no socket
-            instruction(0xb7, 3, 0, 0, 2),
-            // return bpf_redirect_map(r1, r2, r3)
-            instruction(0x85, 0, 0, 0, 51),
-            instruction(0x95, 0, 0, 0, 0),
-        ];
-        let mut load = [0; 18];
-        load[0] = Self::PROG_TYPE_XDP;
-        load[1] = program.len() as u32;
-        set_pointer(&mut load, 2, program.as_ptr().cast());
-        set_pointer(&mut load, 4, c"GPL".as_ptr().cast());
-        load[17] = Self::ATTACH_TYPE_XDP;
-        let program = bpf(Self::PROG_LOAD, &load);
-
+        let map = create_map(MapKind::Sockets, 4, 4, SOCKETS).expect("a map");
+        let mut instructions = vec![load(SIZE_32, 2, 1, QUEUE)];
+        instructions.extend(set_map(1, map.as_raw_fd()));
+        // What passes is what there is no socket for.
+        instructions.extend([set(3, XDP_PASS), call(REDIRECT_MAP), give_result()]);
+        let program = load_xdp(&instructions).expect("the verifier accepts it");
         let index = if_nametoindex(interface).expect("the interface");
-        let fd = program.as_raw_fd().cast_unsigned();
-        let link = bpf(Self::LINK_CREATE, &[fd, index, Self::ATTACH_TYPE_XDP, 0]);
+        let link = attach_xdp(&program, index, Mode::Native).expect("it is attached");
         Self {
             map,
             _program: program,
@@ -192,46 +160,11 @@ impl Punt {
     }
 
     pub fn register(&self, socket: &XskSocket) {
-        let key = socket.queue();
-        let value = socket.fd().as_raw_fd();
-        let mut update = [0; 8];
-        update[0] = self.map.as_raw_fd().cast_unsigned();
-        set_pointer(&mut update, 2, (&raw const key).cast());
-        set_pointer(&mut update, 4, (&raw const value).cast());
-        assert_eq!(
-            bpf_call(Self::MAP_UPDATE_ELEM, &update),
-            0,
-            "socket into map"
-        );
+        let key = socket.queue().to_ne_bytes();
+        let value = socket.fd().as_raw_fd().to_ne_bytes();
+        // SAFETY: keys and values are four bytes.
+        unsafe { update(self.map.as_raw_fd(), &key, &value) }.expect("socket into map");
     }
-}
-
-/// Writes a pointer at a word of the attributes.
-fn set_pointer(attributes: &mut [u32], word: usize, pointer: *const c_void) {
-    let address = pointer as u64;
-    attributes[word] = address as u32;
-    attributes[word + 1] = (address >> 32) as u32;
-}
-
-fn bpf_call(command: i32, attributes: &[u32]) -> i64 {
-    // SAFETY: the kernel reads as many bytes of `attributes` as it is told, takes the rest for
-    // zero, and writes none for these commands; pointers in it are to values that outlive the call.
-    unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            attributes.as_ptr(),
-            size_of_val(attributes),
-        )
-    }
-}
-
-fn bpf(command: i32, attributes: &[u32]) -> OwnedFd {
-    let fd = bpf_call(command, attributes);
-    let error = std::io::Error::last_os_error();
-    assert!(fd >= 0, "bpf command {command}: {error}");
-    // SAFETY: these commands return a new descriptor, which nothing else owns.
-    unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")) }
 }
 
 /// A packet socket for the test's Ethertype.
