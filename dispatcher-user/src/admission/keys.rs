@@ -97,33 +97,16 @@ impl KeyIndex {
 
     /// Puts another owner in the place of one whose key it has now.
     pub(super) fn replace(&mut self, hash: u64, old: Owner, new: Owner) {
-        if self.buckets.is_empty() {
-            return;
+        if let Some(at) = self.bucket_of(hash, old) {
+            self.buckets[at] = pack(hash as u32, new);
         }
-        let wanted = pack(hash as u32, old);
-        let mut at = self.home(hash as u32);
-        while self.buckets[at] != wanted {
-            if self.buckets[at] == 0 {
-                return;
-            }
-            at = self.after(at);
-        }
-        self.buckets[at] = pack(hash as u32, new);
     }
 
     /// Takes an owner out, and closes the gap: no bucket is ever a tombstone.
     pub(super) fn remove(&mut self, hash: u64, owner: Owner) {
-        if self.buckets.is_empty() {
+        let Some(mut gap) = self.bucket_of(hash, owner) else {
             return;
-        }
-        let wanted = pack(hash as u32, owner);
-        let mut gap = self.home(hash as u32);
-        while self.buckets[gap] != wanted {
-            if self.buckets[gap] == 0 {
-                return;
-            }
-            gap = self.after(gap);
-        }
+        };
         self.len -= 1;
         let mut at = self.after(gap);
         while let Some((tag, _)) = unpack(self.buckets[at]) {
@@ -137,6 +120,23 @@ impl KeyIndex {
             at = self.after(at);
         }
         self.buckets[gap] = 0;
+    }
+
+    /// Where an owner is.
+    #[inline]
+    fn bucket_of(&self, hash: u64, owner: Owner) -> Option<usize> {
+        if self.buckets.is_empty() {
+            return None;
+        }
+        let wanted = pack(hash as u32, owner);
+        let mut at = self.home(hash as u32);
+        while self.buckets[at] != wanted {
+            if self.buckets[at] == 0 {
+                return None;
+            }
+            at = self.after(at);
+        }
+        Some(at)
     }
 
     #[inline]
