@@ -61,7 +61,7 @@ const fn plan(point: Point) -> (Way, u32) {
         | Point::FlowInstalled
         | Point::SynQueued
         | Point::EventsTaken => (Way::Traffic, 7),
-        Point::FirstEntryRemoved | Point::FlowRemoved => (Way::Traffic, 3),
+        Point::EntriesRemoved => (Way::Traffic, 3),
         Point::ChangePlanned | Point::OldRemoved | Point::ServicesGone => (Way::Reload, 2),
         Point::CountsForgotten => (Way::Reload, 1),
         Point::FlowCut | Point::ResetQueued | Point::ResetsSent => (Way::Disable, 1),
@@ -123,11 +123,11 @@ fn dies_and_starts_again(point: Point) {
         let _stop = Stop(over);
         if way == Way::Adoption {
             // Its flows, and half of one.
-            daemon.set_manner(dying_at(Point::FirstEntryRemoved, 2));
+            daemon.set_manner(dying_at(Point::FirstEntryInstalled, 5));
             daemon.restart().unwrap();
             held = hold(&lab, service);
             traffic();
-            assert_killed(&mut daemon, Point::FirstEntryRemoved);
+            assert_killed(&mut daemon, Point::FirstEntryInstalled);
             assert_eq!(halves(&daemon), 1);
         }
         daemon.set_manner(dying_at(point, pass));

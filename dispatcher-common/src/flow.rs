@@ -153,14 +153,19 @@ impl FlowKey {
         Self::new(self.dst, self.dst_port, self.src, self.src_port)
     }
 
+    /// The key of what a back-end sends, of the flow whose packets from the client have this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply_of(&self, backend: Addr, port: Port) -> Self {
+        Self::new(backend, port, self.src, self.src_port)
+    }
+
     /// The key of the other direction's entry of the same flow, given this direction's translation.
     #[inline(always)]
     #[must_use]
     pub fn of_peer(&self, translation: &Translation) -> Self {
         match translation.direction() {
-            Direction::Forward => {
-                Self::new(translation.addr, translation.port, self.src, self.src_port)
-            }
+            Direction::Forward => self.reply_of(translation.addr, translation.port),
             Direction::Reply => {
                 Self::new(self.dst, self.dst_port, translation.addr, translation.port)
             }

@@ -48,10 +48,8 @@ points! {
     SynQueued = "syn-queued";
     /// Events are out of the ring; what they free is not given to anybody.
     EventsTaken = "events-taken";
-    /// The reply entry of a flow is removed, the forward entry is not.
-    FirstEntryRemoved = "first-entry-removed";
-    /// Both are; others may have been admitted in its place.
-    FlowRemoved = "flow-removed";
+    /// The entries of some flows are removed; others may have been admitted in their place.
+    EntriesRemoved = "entries-removed";
     /// It is noted in the kernel that a connection ends; neither end hears of it.
     FlowCut = "flow-cut";
     /// Both ends of a connection are to hear of its end; it still counts.

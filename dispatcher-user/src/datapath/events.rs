@@ -1,6 +1,6 @@
 //! The event ring: phases that flows entered.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use dispatcher_common::event::FlowEvent;
 
@@ -9,8 +9,8 @@ use super::Datapath;
 impl Datapath {
     /// Readable when events wait.
     #[must_use]
-    pub fn events_fd(&self) -> RawFd {
-        self.events.as_raw_fd()
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
     }
 
     /// Takes at most `budget` events out of the ring; returns how many.

@@ -120,14 +120,13 @@ impl FlowTable {
         installed
     }
 
-    /// Removes both entries; one that is not there is as good as removed.
-    pub fn remove(&mut self, forward: &FlowKey) {
-        if let Ok(entry) = self.map.get(forward, 0) {
-            let _ = self.map.remove(&forward.of_peer(&entry.translation));
+    /// Removes entries, in one call of the kernel; one that is not there is as good as removed.
+    pub fn remove_all(&mut self, keys: &[FlowKey]) {
+        let mut rest = keys;
+        while let Err((removed, _)) = syscall::remove_elements(self.fd.as_raw_fd(), rest) {
+            rest = rest.get(removed + 1..).unwrap_or_default();
         }
-        fault::point(Point::FirstEntryRemoved);
-        let _ = self.map.remove(forward);
-        fault::point(Point::FlowRemoved);
+        fault::point(Point::EntriesRemoved);
     }
 
     /// Both entries of the flow with this forward key, when both are there.

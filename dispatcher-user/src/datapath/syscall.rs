@@ -1,5 +1,5 @@
-//! Uses of bpf(2) that aya does not offer: reading and writing a hash map in batches, which
-//! interface a link is attached to, and which links there are.
+//! Uses of bpf(2) that aya does not offer: reading, writing and emptying a hash map in batches,
+//! which interface a link is attached to, and which links there are.
 
 use std::ffi::CString;
 use std::io;
@@ -19,6 +19,7 @@ const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 /// `BPF_LINK_TYPE_XDP` of `enum bpf_link_type`.
 const LINK_TYPE_XDP: u32 = 6;
 
@@ -149,17 +150,39 @@ pub(super) fn write_elements<K: Pod, V: Pod>(
     // The kernel reads a value every so many bytes as its size rounded up to 8.
     const { assert!(size_of::<V>().is_multiple_of(8)) };
     let count = keys.len().min(values.len());
+    change_elements(
+        BPF_MAP_UPDATE_BATCH,
+        fd,
+        &keys[..count],
+        values.as_ptr() as u64,
+    )
+}
+
+/// Removes elements of the hash map `fd`, one after the other. Says how many are removed when one
+/// cannot be; those after it are not tried.
+pub(super) fn remove_elements<K: Pod>(fd: RawFd, keys: &[K]) -> Result<(), (usize, io::Error)> {
+    change_elements(BPF_MAP_DELETE_BATCH, fd, keys, 0)
+}
+
+/// `values` is the address of as many as there are keys, or 0 if the command takes none.
+fn change_elements<K: Pod>(
+    command: libc::c_long,
+    fd: RawFd,
+    keys: &[K],
+    values: u64,
+) -> Result<(), (usize, io::Error)> {
+    let count = keys.len();
     let mut attr = BatchAttr {
         in_batch: 0,
         out_batch: 0,
         keys: keys.as_ptr() as u64,
-        values: values.as_ptr() as u64,
+        values,
         count: count as u32,
         map_fd: fd as u32,
         elem_flags: 0,
         flags: 0,
     };
-    match bpf(BPF_MAP_UPDATE_BATCH, &mut attr) {
+    match bpf(command, &mut attr) {
         Ok(_) => Ok(()),
         // A call that was refused as a whole leaves the count as it was.
         Err(error) if attr.count as usize >= count => Err((0, error)),

@@ -45,10 +45,14 @@ impl Engine {
             .map(|one| self.pair(now, asked, one))
             .collect();
         fault::point(Point::SlotTaken);
+        self.make_way(&admitted);
         let installed = self.install(&admitted, &pairs);
         for ((one, pair), installed) in admitted.drain(..).zip(&pairs).zip(installed) {
             match installed {
-                Ok(()) => self.send_syn(now, &one, pair),
+                Ok(()) => {
+                    self.in_table += 1;
+                    self.send_syn(now, &one, pair);
+                }
                 Err(error) => self.not_installed(now, &one, &error),
             }
         }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use dispatcher_common::addr::Port;
 use dispatcher_common::flow::{Direction, FlowKey};
 use dispatcher_common::maps;
 use dispatcher_common::tcp::Phase;
@@ -277,6 +278,7 @@ impl Engine {
             removed: legacy.halves,
         };
         let owners = self.owners();
+        let mut placeless = Vec::new();
         for flow in legacy.flows {
             fault::point(Point::AdoptingFlow);
             let owner = owners.get(&(vip(&flow.key), flow.backend));
@@ -298,14 +300,18 @@ impl Engine {
             });
             if taken {
                 adopted.flows += 1;
+                self.in_table += 1;
                 if cut {
                     self.resets.repeat(flow.id);
                 }
             } else {
-                self.datapath.flows().remove(&flow.key);
+                let at = flow.backend;
+                let reply = flow.key.reply_of(at.ip().into(), Port::new(at.port()));
+                placeless.extend([reply, flow.key]);
                 adopted.removed += 1;
             }
         }
+        self.datapath.flows().remove_all(&placeless);
         adopted
     }
 

@@ -68,15 +68,18 @@ impl Engine {
                     service, reason, ..
                 } => self.discard(service, reason),
                 Command::Remove {
-                    flow, key, reason, ..
+                    flow,
+                    key,
+                    backend,
+                    reason,
                 } => {
                     match reason {
                         RemoveReason::Silent => self.take_back(&key),
                         RemoveReason::HandshakeTimeout => self.give_up_handshake(&key),
                         _ => {}
                     }
-                    self.datapath.flows().remove(&key);
                     self.kept.forget(flow);
+                    self.remove_entries(&key, backend, reason);
                 }
                 Command::Probe { flow, key, .. } => self.probe(now, flow, &key),
                 Command::Unanswered { flow, key, .. } => self.look_for_answer(now, flow, &key),

@@ -88,13 +88,13 @@ pub(super) struct Inbox {
 impl Inbox {
     /// The next message, if one waits.
     pub(super) fn next(&self) -> Option<Message> {
-        let message = self.messages.try_recv().ok();
-        if message.is_none() {
-            // Nothing to read means that nobody woke the thread.
-            let _ = self.waker.read();
-            return self.messages.try_recv().ok();
-        }
-        message
+        self.messages.try_recv().ok()
+    }
+
+    /// Takes note that the thread was woken for messages, before it looks for them.
+    pub(super) fn woken(&self) {
+        // Nothing to read means that somebody else's message was taken along.
+        let _ = self.waker.read();
     }
 }
 

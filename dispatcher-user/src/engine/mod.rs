@@ -13,6 +13,7 @@ mod host_stack;
 mod interfaces;
 mod plan;
 mod refusals;
+mod removed;
 mod report;
 mod resets;
 mod retry;
@@ -20,10 +21,11 @@ mod sockets;
 mod start;
 pub mod syn;
 mod waits;
+mod wakeups;
 
 use std::collections::HashMap;
+use std::iter;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use dispatcher_common::control::{self, Control};
@@ -33,7 +35,7 @@ use dispatcher_common::service::ServiceKey;
 use dispatcher_common::tcp::Phase;
 use dispatcher_common::verdict::{DropReason, Handled};
 use foldhash::quality::RandomState;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::EpollTimeout;
 use tokio::sync::watch;
 
 use crate::admission::{Admission, BackendId, FlowId, GroupId, ServiceId, Time};
@@ -53,11 +55,13 @@ use floods::Floods;
 use handle::{Inbox, Message, Names};
 use host_stack::HostStack;
 use refusals::{Notice, Refusals};
+use removed::Removed;
 use resets::Resets;
 use retry::Kept;
 use sockets::{InterfaceNow, Sockets};
 use syn::Syn;
 use waits::Waits;
+use wakeups::Wakeups;
 
 /// Frames taken from one socket before the others have their turn.
 const FRAMES_A_TURN: usize = 256;
@@ -95,6 +99,7 @@ struct Engine {
     admission: Admission<Syn, RandomState>,
     datapath: Datapath,
     sockets: Sockets,
+    wakeups: Wakeups,
     host_stack: HostStack,
     inbox: Inbox,
     /// Those of the configuration in its order, then those that are kept for back-ends that leave.
@@ -131,6 +136,11 @@ struct Engine {
     kept: Kept,
     /// Those that are admitted and not yet sent on.
     admitted: Vec<Admitted>,
+    /// Those whose entries are yet to be removed.
+    removed: Removed,
+    /// Flows that the kernel's table holds. Admission is ahead of it by the commands that it has
+    /// given.
+    in_table: usize,
     floods: Floods,
     started: Time,
     /// None while everything is opened.
@@ -166,6 +176,7 @@ impl Engine {
                 self.wait();
             }
         }
+        self.remove_the_rest();
         self
     }
 
@@ -295,6 +306,8 @@ impl Engine {
             // Whoever asked may have gone: then nobody misses the answer.
             Message::Status(answer) => {
                 self.forget_gone();
+                // Whoever hears that a flow is gone finds nothing of it.
+                self.remove_the_rest();
                 let _ = answer.send(self.status(now));
             }
             Message::Queue(filter, answer) => {
@@ -309,6 +322,8 @@ impl Engine {
                 }
             }
             Message::Configure(config, answer) => {
+                // Numbers of back-ends are used again.
+                self.carry_out(now);
                 let done = self.configure(now, &config, |_, _| None);
                 let _ = answer.send(done);
             }
@@ -361,6 +376,11 @@ impl Engine {
         if let Err(error) = self.sockets.register(&mut self.datapath) {
             tracing::error!(%error, "the program does not know the sockets");
         }
+        match wakeups(&self.inbox, &self.datapath, &self.sockets) {
+            Ok(wakeups) => self.wakeups = wakeups,
+            // It looks every tick all the same.
+            Err(error) => tracing::error!(%error, "requests on new sockets wake nobody"),
+        }
         self.tell_links();
         closed
     }
@@ -379,6 +399,7 @@ impl Engine {
             self.control.waiting = u32::from(self.admission.queued_count() > 0);
             self.tell_program();
             self.forget_gone();
+            self.remove_the_rest();
             self.look_for_lost_events();
             self.tell_refusals(now);
             self.watch_floods(now);
@@ -423,17 +444,18 @@ impl Engine {
             .map_or(tick, |deadline| deadline.min(tick));
         // Rounded up: woken early, it would turn idly until the deadline.
         let millis = deadline.since(now).as_nanos().div_ceil(1_000_000);
-        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::ZERO);
-        // SAFETY: the ring's descriptor is open as long as the datapath, which `self` owns.
-        let events = unsafe { BorrowedFd::borrow_raw(self.datapath.events_fd()) };
-        let mut fds: Vec<_> = [self.inbox.as_fd(), events]
-            .into_iter()
-            .chain(self.sockets.fds())
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
-        // An interruption is one more reason to look.
-        let _ = poll(&mut fds, timeout);
+        if self
+            .wakeups
+            .wait(EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::ZERO))
+        {
+            self.inbox.woken();
+        }
     }
+}
+
+/// What is to wake the admission thread.
+fn wakeups(inbox: &Inbox, datapath: &Datapath, sockets: &Sockets) -> nix::Result<Wakeups> {
+    Wakeups::by(inbox, iter::once(datapath.events_fd()).chain(sockets.fds()))
 }
 
 /// The next hop to a back-end, or one that makes the host's stack find the way.

@@ -14,10 +14,11 @@ use super::configure::Roster;
 use super::handle::{self, Message};
 use super::host_stack::HostStack;
 use super::interfaces::Follower;
+use super::removed::Removed;
 use super::resets::Resets;
 use super::retry::Kept;
 use super::sockets::Sockets;
-use super::{Engine, Handle, clock, first_control};
+use super::{Engine, Handle, clock, first_control, wakeups};
 use crate::admission::Admission;
 use crate::config::{self, Config};
 use crate::datapath::{self, AttachedMode, Attacher, Datapath, DatapathConfig, Meters};
@@ -191,6 +192,7 @@ async fn assemble(
     datapath.set_control(&control)?;
     fault::point(Point::ControlTold);
     let (handle, inbox, names) = handle::channel(config.dataplane.pin_path.clone())?;
+    let wakeups = wakeups(&inbox, &datapath, &sockets).context("cannot make an epoll")?;
     let mut engine = Engine {
         admission: Admission::new(config.dataplane.flow_capacity, RandomState::default()),
         host_stack: HostStack::open()?,
@@ -212,12 +214,15 @@ async fn assemble(
         resets: Resets::default(),
         kept: Kept::default(),
         admitted: Vec::new(),
+        removed: Removed::default(),
+        in_table: 0,
         floods: Default::default(),
         started: now,
         attached: None,
         stopping: false,
         network: view,
         sockets,
+        wakeups,
         datapath,
     };
     let (roster, before) = if engine.datapath.is_adopted() {
