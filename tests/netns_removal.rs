@@ -66,7 +66,10 @@ fn come_back(shift: u16, capacity: u32, others: bool) {
                 });
             });
         }
-        let talked: Vec<_> = clients.into_iter().map(|one| one.join()).collect();
+        let talked: Vec<_> = clients
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
         over.store(true, Ordering::Relaxed);
         talked.into_iter().for_each(|one| one.unwrap());
     });
