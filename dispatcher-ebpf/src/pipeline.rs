@@ -12,6 +12,7 @@ use crate::classify::{self, Classified};
 use crate::egress::Way;
 use crate::flow::{self, Flow};
 use crate::ingress::Frame;
+use crate::proof::Place;
 use crate::{counters, egress, icmp, notice, proof, punt};
 
 /// What becomes of the packet.
@@ -60,10 +61,15 @@ pub fn run(ctx: &XdpContext) -> Verdict {
     // A copy, here and wherever a function that is not inlined takes an address: so the segment
     // itself stays in registers.
     let key = segment.key;
+    let place = if segment.tcp.flags.is_connection_request() {
+        Place::of(&segment)
+    } else {
+        Place::NONE
+    };
     match flow::find(&key) {
         Some(flow) if !begins_anew(&flow, &segment) => established(&mut frame, &segment, &flow),
         Some(_) if !segment.tcp.flags.is_connection_request() => Verdict::Drop(DropReason::NoFlow),
-        _ => without_flow(ctx, &frame, &segment),
+        _ => without_flow(ctx, &frame, &segment, place),
     }
 }
 
@@ -109,13 +115,13 @@ fn established(frame: &mut Frame<'_>, segment: &Segment, flow: &Flow) -> Verdict
 }
 
 #[inline(always)]
-fn without_flow(ctx: &XdpContext, frame: &Frame<'_>, segment: &Segment) -> Verdict {
+fn without_flow(ctx: &XdpContext, frame: &Frame<'_>, segment: &Segment, place: Place) -> Verdict {
     match classify::segment(segment) {
         Classified::NotOurs => Verdict::Pass,
         Classified::Request(_) if segment.ttl <= 1 => {
             notice::tell_as(frame, segment.key.dst, Problem::TtlExpired, 0)
         }
-        Classified::Request(service) => match proof::admits(segment, &service) {
+        Classified::Request(service) => match proof::admits(place, &service) {
             true => punt::punt(ctx),
             false => Verdict::Drop(DropReason::Unproven),
         },

@@ -2,19 +2,51 @@
 //! that have proved alive. All are remembered at any time, so that a client that asked shortly
 //! before a flood was noticed needs no third time.
 
-use dispatcher_common::flow::FlowKey;
 use dispatcher_common::parse::Segment;
-use dispatcher_common::proof::{self, MARKS, Mark, Met};
+use dispatcher_common::proof::{self, Bucket, MARKS, Mark, Met};
 use dispatcher_common::service::Service;
 
 use crate::maps::{CONTROL, PROOFS, UNPROVEN};
 
+/// Where a request is remembered.
+#[derive(Clone, Copy)]
+pub struct Place {
+    bucket: *mut Bucket,
+    print: u32,
+}
+
+impl Place {
+    /// Of no request.
+    pub const NONE: Self = Self {
+        bucket: core::ptr::null_mut(),
+        print: 0,
+    };
+
+    /// Of a connection request, to be asked for before its flow: what is read here of the bucket
+    /// has the processor fetch it while it fetches the flow.
+    #[inline(always)]
+    pub fn of(segment: &Segment) -> Self {
+        let Some(control) = CONTROL.get(0) else {
+            return Self::NONE;
+        };
+        let mark = Mark::of(&segment.key, segment.tcp.seq, control.secret);
+        let Some(bucket) = PROOFS.get_ptr_mut(mark.bucket) else {
+            return Self::NONE;
+        };
+        // SAFETY: a live element of an array; any bytes are a bucket.
+        unsafe { (&raw const (*bucket).next).read_volatile() };
+        Self {
+            bucket,
+            print: mark.print,
+        }
+    }
+}
+
 /// Remembers the request, and tells whether it goes on. One that does not is counted for its
 /// service.
 #[inline(always)]
-pub fn admits(segment: &Segment, service: &Service) -> bool {
-    let key = segment.key;
-    if is_proven(&key, segment.tcp.seq) || service.guarded == 0 {
+pub fn admits(place: Place, service: &Service) -> bool {
+    if is_proven(place) || service.guarded == 0 {
         return true;
     }
     if let Some(count) = UNPROVEN.get_ptr_mut(service.index) {
@@ -24,22 +56,20 @@ pub fn admits(segment: &Segment, service: &Service) -> bool {
     false
 }
 
-/// A function of its own, so that it has a stack of its own. Without the maps, which cannot be,
-/// everybody is believed.
-#[inline(never)]
-fn is_proven(key: &FlowKey, isn: u32) -> bool {
+/// Without the maps, which cannot be, everybody is believed.
+#[inline(always)]
+fn is_proven(Place { bucket, print }: Place) -> bool {
     let Some(control) = CONTROL.get(0) else {
         return true;
     };
-    let mark = Mark::of(key, isn, control.secret);
-    let Some(bucket) = PROOFS.get_ptr_mut(mark.bucket) else {
+    if bucket.is_null() {
         return true;
-    };
+    }
     // SAFETY: a live element of an array. Other processors may store into it meanwhile: any bytes
     // are a bucket, and one that is half old and half new costs a mark at worst.
     let seen = unsafe { *bucket };
-    let now = proof::written(mark.print, control.ticks);
-    let met = seen.meet(mark.print, control.ticks);
+    let now = proof::written(print, control.ticks);
+    let met = seen.meet(print, control.ticks);
     let place = match met {
         Met::TooSoon => return false,
         Met::Again(place) | Met::TooLate(place) => place,
