@@ -44,6 +44,31 @@ fn a_connection_that_finds_a_slot_wakes_the_daemon_once() {
 }
 
 #[test]
+fn a_daemon_that_is_to_poll_busily_does_not_sleep() {
+    let lab = one_backend();
+    let _server = Server::start(lab.backend(0), BACKEND_PORT, server::http(SERVICE_TIME)).unwrap();
+    let mut config = Config::new(&lab, Family::V4, 4);
+    config.busy_poll = true;
+    let daemon = Daemon::start(&lab, &config).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+
+    let before = sleeps(&daemon);
+    lab.client(0).enter(|| {
+        for _ in 0..CONNECTIONS {
+            client::fetch(service).unwrap();
+        }
+    });
+    // Also of the last one's end, and messages get through to it.
+    assert_settles(&daemon);
+    assert_eq!(daemon.status().requests("admitted"), u64::from(CONNECTIONS));
+    let slept = sleeps(&daemon) - before;
+    println!("slept {slept} times");
+    // A lock or a page may be waited for.
+    assert!(slept <= u64::from(CONNECTIONS) / 10, "slept {slept} times");
+    daemon.finish().unwrap();
+}
+
+#[test]
 fn a_request_that_waits_has_the_slot_long_before_the_next_tick() {
     let lab = one_backend();
     let _server =

@@ -119,6 +119,7 @@ fn only_what_has_no_default_need_be_given() {
             pin_path: PathBuf::from("/sys/fs/bpf/dispatcher"),
             on_exit: OnExit::Keep,
             unattended: Unattended::Drop,
+            busy_poll: false,
         },
         services: vec![service],
         groups: Vec::new(),
@@ -142,6 +143,7 @@ fn everything_given_is_taken() {
         pin_path = "/sys/fs/bpf/other"
         on_exit = "detach"
         unattended = "pass"
+        busy_poll = true
         [[service]]
         name = "six"
         address = "[2001:db8::10]:443"
@@ -178,6 +180,7 @@ fn everything_given_is_taken() {
     assert_eq!(dataplane.pin_path, PathBuf::from("/sys/fs/bpf/other"));
     assert_eq!(dataplane.on_exit, OnExit::Detach);
     assert_eq!(dataplane.unattended, Unattended::Pass);
+    assert!(dataplane.busy_poll);
     let service = &config.services[0];
     assert_eq!(service.queue.capacity, 7);
     assert_eq!(service.queue.timeout, Duration::from_secs(90));

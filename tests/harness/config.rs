@@ -24,6 +24,8 @@ pub struct Config {
     pub xsk_mode: &'static str,
     /// Connections that the flow table holds.
     pub flow_capacity: u32,
+    /// The admission thread never sleeps.
+    pub busy_poll: bool,
     /// `keep` or `detach`.
     pub on_exit: &'static str,
     /// `drop` or `pass`.
@@ -103,6 +105,7 @@ impl Config {
             attach_mode: "native",
             xsk_mode: "copy",
             flow_capacity: 4096,
+            busy_poll: false,
             on_exit: "detach",
             unattended: "drop",
             metrics: Some(METRICS),
@@ -136,6 +139,7 @@ impl Config {
         writeln!(toml, "attach_mode   = {:?}", self.attach_mode)?;
         writeln!(toml, "xsk_mode      = {:?}", self.xsk_mode)?;
         writeln!(toml, "flow_capacity = {}", self.flow_capacity)?;
+        writeln!(toml, "busy_poll     = {}", self.busy_poll)?;
         writeln!(toml, "pin_path      = {pin_path:?}")?;
         writeln!(toml, "on_exit       = {:?}", self.on_exit)?;
         writeln!(toml, "unattended    = {:?}", self.unattended)?;

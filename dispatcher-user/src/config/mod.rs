@@ -149,6 +149,8 @@ pub struct Dataplane {
     pub on_exit: OnExit,
     /// Default [`Unattended::Drop`].
     pub unattended: Unattended,
+    /// The admission thread never sleeps; default no.
+    pub busy_poll: bool,
 }
 
 /// How to attach the XDP program.

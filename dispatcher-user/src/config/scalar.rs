@@ -70,6 +70,13 @@ pub(super) fn integer(
     }
 }
 
+/// Yes or no.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    value
+        .as_bool()
+        .ok_or_else(|| must_be(value, "true or false"))
+}
+
 /// A port.
 pub(super) fn port(value: &DeValue<'_>) -> Result<NonZeroU16, String> {
     let most = u32::from(u16::MAX);

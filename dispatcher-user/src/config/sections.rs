@@ -9,7 +9,9 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostics, Problem};
 use super::group::Groups;
 use super::reader::Table;
-use super::scalar::{choice, describe, integer, interface, pin_path, socket_address, socket_path};
+use super::scalar::{
+    boolean, choice, describe, integer, interface, pin_path, socket_address, socket_path,
+};
 use super::service::services;
 use super::{
     Admin, AttachMode, Config, ConfigError, Dataplane, FLOW_CAPACITY_MAX, INTERFACES_MAX, Metrics,
@@ -108,6 +110,7 @@ fn dataplane(mut table: Table<'_>) -> Option<Dataplane> {
     let pin_path = table.value("pin_path", PathBuf::from(PIN_PATH_DEFAULT), pin_path);
     let on_exit = table.value("on_exit", OnExit::Keep, choice(&on_exits));
     let unattended = table.value("unattended", Unattended::Drop, choice(&unattendeds));
+    let busy_poll = table.value("busy_poll", false, boolean);
     table.finish();
     Some(Dataplane {
         interfaces: interfaces?,
@@ -117,6 +120,7 @@ fn dataplane(mut table: Table<'_>) -> Option<Dataplane> {
         pin_path,
         on_exit,
         unattended,
+        busy_poll,
     })
 }
 

@@ -143,6 +143,8 @@ struct Engine {
     in_table: usize,
     floods: Floods,
     started: Time,
+    /// Never sleeps.
+    busy_poll: bool,
     /// None while everything is opened.
     attached: Option<AttachedMode>,
     stopping: bool,
@@ -172,7 +174,9 @@ impl Engine {
     fn run(mut self) -> Self {
         while !self.stopping {
             let busy = self.turn();
-            if !busy {
+            if self.busy_poll {
+                std::hint::spin_loop();
+            } else if !busy {
                 self.wait();
             }
         }

@@ -218,6 +218,7 @@ async fn assemble(
         in_table: 0,
         floods: Default::default(),
         started: now,
+        busy_poll: config.dataplane.busy_poll,
         attached: None,
         stopping: false,
         network: view,

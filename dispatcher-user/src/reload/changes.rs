@@ -74,6 +74,11 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
             was.pin_path.display().to_string(),
             is.pin_path.display().to_string(),
         ),
+        (
+            "dataplane.busy_poll",
+            was.busy_poll.to_string(),
+            is.busy_poll.to_string(),
+        ),
         ("admin.socket", of(before), of(after)),
         ("metrics.listen", listen(before), listen(after)),
     ];
@@ -334,6 +339,7 @@ flow_capacity = 4096
 pin_path = "/sys/fs/bpf/d"
 on_exit = "keep"
 unattended = "drop"
+busy_poll = false
 [[group]]
 name = "db"
 ceiling = 10
@@ -592,6 +598,11 @@ capacity = 64
                 "dataplane.xsk_mode: from copy to zero-copy",
             ),
             ("4096", "4097", "dataplane.flow_capacity: from 4096 to 4097"),
+            (
+                "busy_poll = false",
+                "busy_poll = true",
+                "dataplane.busy_poll: from false to true",
+            ),
             (
                 "bpf/d\"",
                 "bpf/e\"",

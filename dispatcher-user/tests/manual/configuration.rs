@@ -129,6 +129,13 @@ const SECTIONS: &[Section] = &[
                 "what a new connection request gets while no daemon runs. `drop`: nothing, the \
                  client tries again; `pass`: the host's stack answers it",
             ),
+            key(
+                "busy_poll",
+                Is("false"),
+                "the thread that admits never sleeps: no request waits for it to be woken, and a \
+                 processor does nothing else. For machines, virtual ones above all, that wake \
+                 slowly and have one to spare",
+            ),
         ],
     },
     Section {
@@ -596,7 +603,8 @@ fn allowed(place: Place, key: &Key) -> String {
         let (_, may) = problem.split_once("it must be ").expect(&problem);
         may.to_owned()
     };
-    let may = told("true");
+    // No key is a date.
+    let may = told("1970-01-01");
     // A wrong type is told before the bounds are.
     if may.starts_with("a duration") {
         return told("\"10000d\"");
