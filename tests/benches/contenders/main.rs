@@ -69,11 +69,12 @@ impl Plan {
         starts: &[1, 100_000],
         tries: 1,
     };
+    /// Many, and short: what disturbs lasts for seconds, and a long round is not steadier.
     const FULL: Self = Self {
-        rounds: 5,
+        rounds: 11,
         times: Times {
-            settle: Duration::from_millis(500),
-            measure: Duration::from_millis(2000),
+            settle: Duration::from_millis(300),
+            measure: Duration::from_millis(800),
         },
         starts: &[1, 100_000, 1_000_000],
         tries: 3,

@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use dispatcher_tests::interrupt;
 use dispatcher_tests::machine::{Processors, packets_sent};
 use dispatcher_tests::topology::{ENDPOINT_DEVICE, Lab, Node};
+use dispatcher_user::admission::LINGER;
 
 use crate::backend::Backend;
 use crate::clients::{self, Load, Span, Tally};
@@ -20,6 +21,9 @@ pub const CLIENTS: usize = 64;
 pub const RATE: u32 = 2000;
 /// Clients of a bulk load, over all namespaces.
 pub const BULK_CLIENTS: usize = 8;
+/// How long new connections come before they are measured: from then on as many are forgotten as
+/// come, also by those that remember one for a while after its end.
+const STEADY_AFTER: Duration = LINGER.saturating_add(Duration::from_millis(200));
 /// What part of an equal share of the connections each back-end must have at least: all contenders
 /// take them in turn, some of them in a turn for each of their threads.
 const SHARE_LEAST: f64 = 0.8;
@@ -76,7 +80,7 @@ pub struct Bulk {
 /// How long a load lasts: until it is steady, and while it is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// Before anything is measured.
+    /// Before anything is measured; longer where new connections come.
     pub settle: Duration,
     /// Measured.
     pub measure: Duration,
@@ -112,15 +116,15 @@ impl Outcome {
 }
 
 impl Bench<'_> {
-    /// All loads, one after the other. An error is the bench's own trouble; that of a contender is
-    /// in its figures.
+    /// All loads, one after the other, new connections last: they leave something to be tidied up.
+    /// An error is the bench's own trouble; that of a contender is in its figures.
     pub fn measure(&self, contender: &Running) -> Result<Figures> {
         let targets = &contender.targets;
         let figures = Figures {
-            connections: self.connections(targets),
             keep_alive: self.keep_alive(targets),
-            steady: self.steady(targets),
             bulk: self.bulk(targets),
+            connections: self.connections(targets),
+            steady: self.steady(targets),
         };
         ensure!(!interrupt::requested(), "interrupted");
         Ok(figures)
@@ -179,7 +183,11 @@ impl Bench<'_> {
     /// Has all clients put a load on a contender, and believes what they tell if nothing failed,
     /// both back-ends were used, and these say the same.
     fn put(&self, load: Load, targets: &[SocketAddr]) -> Result<Outcome> {
-        let from = Instant::now() + self.times.settle;
+        let settle = match load {
+            Load::Connections(_) | Load::Rate(_) => self.times.settle.max(STEADY_AFTER),
+            Load::KeepAlive(_) | Load::Bulk(_) => self.times.settle,
+        };
+        let from = Instant::now() + settle;
         let measured = Span {
             from,
             to: from + self.times.measure,
