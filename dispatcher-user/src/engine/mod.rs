@@ -326,7 +326,7 @@ impl Engine {
                 }
             }
             Message::Configure(config, answer) => {
-                // Numbers of back-ends are used again.
+                // Commands name back-ends by numbers, which it may give to others.
                 self.carry_out(now);
                 let done = self.configure(now, &config, |_, _| None);
                 let _ = answer.send(done);
@@ -448,10 +448,8 @@ impl Engine {
             .map_or(tick, |deadline| deadline.min(tick));
         // Rounded up: woken early, it would turn idly until the deadline.
         let millis = deadline.since(now).as_nanos().div_ceil(1_000_000);
-        if self
-            .wakeups
-            .wait(EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::ZERO))
-        {
+        let timeout = EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::ZERO);
+        if self.wakeups.wait(timeout) {
             self.inbox.woken();
         }
     }
