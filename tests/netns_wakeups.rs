@@ -9,7 +9,7 @@ use dispatcher_tests::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use dispatcher_tests::daemon::Daemon;
 use dispatcher_tests::scenario::{assert_settles, one_backend};
 use dispatcher_tests::server::{self, Server};
-use dispatcher_tests::topology::Family;
+use dispatcher_tests::topology::{Card, Family};
 use dispatcher_tests::{PATIENCE, client, eventually};
 
 /// Connections, one after the other.
@@ -104,6 +104,48 @@ fn a_request_that_waits_has_the_slot_long_before_the_next_tick() {
     println!(
         "{median:?} from one to the next, at most {:?}",
         waits[waits.len() - 1]
+    );
+    // Found by ticks alone it would be half of one.
+    assert!(median < Duration::from_millis(TICK_MS / 4), "{median:?}");
+    daemon.finish().unwrap();
+}
+
+#[test]
+fn a_request_by_an_interface_that_was_made_anew_wakes_the_daemon() {
+    let lab = one_backend();
+    let _server =
+        Server::start(lab.backend(0), BACKEND_PORT, server::http(Duration::ZERO)).unwrap();
+    let daemon = Daemon::start(&lab, &Config::new(&lab, Family::V4, 4)).unwrap();
+    let service = lab.service(Family::V4, SERVICE_PORT);
+    let becomes = |field: &str, value: &str| {
+        eventually(PATIENCE, value, || {
+            daemon.status().0["interfaces"][0][field] == value
+        });
+    };
+    let mac = lab.dispatcher().mac("front").unwrap();
+    lab.unplug("front").unwrap();
+    becomes("state", "missing");
+    lab.plug_in("front", Card::new(mac)).unwrap();
+    becomes("attach_mode", "native");
+    lab.connect("front").unwrap();
+    becomes("state", "up");
+
+    let mut times: Vec<_> = lab.client(0).enter(|| {
+        // Neighbours are found again with the first.
+        client::fetch(service).unwrap();
+        (0..CONNECTIONS / 8)
+            .map(|_| {
+                let began = Instant::now();
+                client::fetch(service).unwrap();
+                began.elapsed()
+            })
+            .collect()
+    });
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    println!(
+        "{median:?} a connection, at most {:?}",
+        times[times.len() - 1]
     );
     // Found by ticks alone it would be half of one.
     assert!(median < Duration::from_millis(TICK_MS / 4), "{median:?}");
