@@ -139,7 +139,9 @@ impl Config {
         writeln!(toml, "attach_mode   = {:?}", self.attach_mode)?;
         writeln!(toml, "xsk_mode      = {:?}", self.xsk_mode)?;
         writeln!(toml, "flow_capacity = {}", self.flow_capacity)?;
-        writeln!(toml, "busy_poll     = {}", self.busy_poll)?;
+        if self.busy_poll {
+            writeln!(toml, "busy_poll     = true")?;
+        }
         writeln!(toml, "pin_path      = {pin_path:?}")?;
         writeln!(toml, "on_exit       = {:?}", self.on_exit)?;
         writeln!(toml, "unattended    = {:?}", self.unattended)?;
