@@ -7,7 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
+use dispatcher_common::addr::Port;
 use dispatcher_common::control::{Control, LAYOUT};
+use dispatcher_common::flow::FlowKey;
+use dispatcher_common::tcp::Phase;
 use dispatcher_tests::churn::Stop;
 use dispatcher_tests::config::{BACKEND_PORT, Backend, Config, METRICS, SERVICE_PORT};
 use dispatcher_tests::daemon::{Daemon, Files, assert_refused};
@@ -16,6 +19,7 @@ use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
 use dispatcher_tests::topology::{Family, Lab, Node, Topology};
 use dispatcher_tests::{PATIENCE, client, eventually, restarts};
+use dispatcher_user::datapath::FlowTable;
 
 /// Another service beside the first.
 const OTHER_PORT: u16 = 81;
@@ -331,6 +335,53 @@ fn what_the_ring_told_of_a_daemon_that_died_is_no_news_of_others() {
     });
     assert_eq!(servers[0].count().active(), held.len());
     daemon.status().assert_balanced();
+    drop(held);
+    assert_settles(&daemon);
+    daemon.finish().unwrap();
+}
+
+/// Flows that had ended, and whose number was given to another while they were still in the table.
+#[test]
+fn what_has_ended_does_not_cost_a_connection_its_number() {
+    const ENDED: u16 = 8;
+    let lab = lab(1);
+    let servers = on_all(&lab, || server::echo);
+    let mut daemon = Daemon::start(&lab, &keeping(&lab)).unwrap();
+    let mut held = connect(&lab, SERVICE_PORT);
+    assert_talks(&mut held);
+    eventually(PATIENCE, "it is established", || {
+        daemon.status().active() == 1
+    });
+    daemon.crash().unwrap();
+
+    let mut table = FlowTable::open_pinned(&daemon.files().pin_path).unwrap();
+    let mut live = None;
+    table.for_each_forward(|key, _| live = Some(*key)).unwrap();
+    let live = table.get(&live.unwrap()).unwrap();
+    for i in 0..ENDED {
+        let mut ended = live;
+        let FlowKey {
+            src, dst, dst_port, ..
+        } = live.forward_key;
+        ended.forward_key = FlowKey::new(src, Port::new(20_000 + i), dst, dst_port);
+        ended.reply_key = ended.forward_key.of_peer(&live.forward.translation);
+        for entry in [&mut ended.forward, &mut ended.reply] {
+            entry.generation += 1 + u32::from(i);
+            entry.phase |= Phase::RESET.0;
+        }
+        table.install(&ended).unwrap();
+    }
+
+    daemon.restart().unwrap();
+    assert_talks(&mut held);
+    eventually(PATIENCE, "the others are gone", || {
+        daemon.status().flows() == 1
+    });
+    assert_talks(&mut held);
+    assert_eq!(
+        (daemon.status().active(), servers[0].count().active()),
+        (1, 1)
+    );
     drop(held);
     assert_settles(&daemon);
     daemon.finish().unwrap();

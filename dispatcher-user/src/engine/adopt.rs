@@ -56,6 +56,23 @@ struct LegacyFlow {
     phase: Phase,
 }
 
+impl LegacyFlow {
+    /// An operator's reset of it has begun.
+    fn is_cut(&self) -> bool {
+        self.phase.has(Phase::CUT)
+    }
+
+    /// What has happened to it, but for a reset that its ends are to be told of again: it counts
+    /// until then.
+    fn entered(&self) -> Phase {
+        if self.is_cut() {
+            self.phase.without(Phase::CUT)
+        } else {
+            self.phase
+        }
+    }
+}
+
 impl Legacy {
     /// Reads the table.
     ///
@@ -256,7 +273,7 @@ impl Engine {
         let roster = self.configure(now, first, number)?;
         let numbers = roster.backends.iter().flatten().map(|one| one.id.0);
         self.datapath.measure_only(&numbers.collect::<Vec<_>>());
-        let adopted = self.adopt(now, legacy);
+        let adopted = self.adopt(now, &legacy);
         tracing::info!(
             adopted.flows,
             adopted.removed,
@@ -272,25 +289,25 @@ impl Engine {
     }
 
     /// Counts every flow, and removes what there is no place for.
-    pub(super) fn adopt(&mut self, now: Time, legacy: Legacy) -> Adopted {
+    pub(super) fn adopt(&mut self, now: Time, legacy: &Legacy) -> Adopted {
         let mut adopted = Adopted {
             flows: 0,
             removed: legacy.halves,
         };
         let owners = self.owners();
         let mut placeless = Vec::new();
-        for flow in legacy.flows {
+        // The number of a flow that had ended may have been given to another before its entries
+        // were removed.
+        let (ended, live): (Vec<_>, Vec<_>) = legacy
+            .flows
+            .iter()
+            .partition(|flow| flow.entered().is_ended());
+        for flow in live.into_iter().chain(ended) {
             fault::point(Point::AdoptingFlow);
             let owner = owners.get(&(vip(&flow.key), flow.backend));
             // Its request went with the earlier daemon; the client's retransmission is another.
             let refused = flow.phase.is_refused();
-            // It counts until both its ends have been told again.
-            let cut = flow.phase.has(Phase::CUT);
-            let phase = if cut {
-                flow.phase.without(Phase::CUT)
-            } else {
-                flow.phase
-            };
+            let phase = flow.entered();
             let taken = owner.is_some_and(|&(service, backend)| {
                 !refused
                     && self
@@ -301,7 +318,7 @@ impl Engine {
             if taken {
                 adopted.flows += 1;
                 self.in_table += 1;
-                if cut {
+                if flow.is_cut() {
                     self.resets.repeat(flow.id);
                 }
             } else {

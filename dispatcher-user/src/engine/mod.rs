@@ -326,8 +326,9 @@ impl Engine {
                 }
             }
             Message::Configure(config, answer) => {
-                // Commands name back-ends by numbers, which it may give to others.
+                // Commands and entries name back-ends by numbers, which it may give to others.
                 self.carry_out(now);
+                self.remove_the_rest();
                 let done = self.configure(now, &config, |_, _| None);
                 let _ = answer.send(done);
             }
