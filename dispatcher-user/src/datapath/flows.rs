@@ -122,6 +122,9 @@ impl FlowTable {
 
     /// Removes entries, in one call of the kernel; one that is not there is as good as removed.
     pub fn remove_all(&mut self, keys: &[FlowKey]) {
+        if keys.is_empty() {
+            return;
+        }
         let mut rest = keys;
         while let Err((removed, _)) = syscall::remove_elements(self.fd.as_raw_fd(), rest) {
             rest = rest.get(removed + 1..).unwrap_or_default();

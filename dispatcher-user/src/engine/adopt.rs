@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dispatcher_common::addr::Port;
 use dispatcher_common::flow::{Direction, FlowKey};
 use dispatcher_common::maps;
 use dispatcher_common::tcp::Phase;
@@ -16,6 +15,7 @@ use foldhash::quality::RandomState;
 use super::Engine;
 use super::configure::Roster;
 use super::plan::{KnownBackend, KnownService, NoRoom, plan};
+use super::removed::keys_of;
 use crate::admission::{BackendId, FlowId, ServiceId, Time};
 use crate::config::{self, CAPACITY_MIN, CeilingBounds, Config};
 use crate::datapath::FlowTable;
@@ -322,9 +322,7 @@ impl Engine {
                     self.resets.repeat(flow.id);
                 }
             } else {
-                let at = flow.backend;
-                let reply = flow.key.reply_of(at.ip().into(), Port::new(at.port()));
-                placeless.extend([reply, flow.key]);
+                placeless.extend(keys_of(&flow.key, flow.backend));
                 adopted.removed += 1;
             }
         }

@@ -1,5 +1,7 @@
 //! Flows that have ended leave the kernel's table together, in one call.
 
+use std::net::SocketAddr;
+
 use dispatcher_common::addr::Port;
 use dispatcher_common::flow::FlowKey;
 
@@ -20,12 +22,13 @@ pub(super) struct Removed {
     ports: Vec<Port>,
 }
 
-impl Removed {
-    fn add(&mut self, forward: &FlowKey, reply: &FlowKey) {
-        self.keys.extend([*reply, *forward]);
-        self.ports.push(forward.src_port);
-    }
+/// Under which a flow with this back-end is in the table.
+pub(super) fn keys_of(forward: &FlowKey, backend: SocketAddr) -> [FlowKey; 2] {
+    let reply = forward.reply_of(backend.ip().into(), Port::new(backend.port()));
+    [reply, *forward]
+}
 
+impl Removed {
     /// Whether a new flow may have a key that is among these.
     fn may_have(&self, one: &Admitted) -> bool {
         self.ports.contains(&one.key.src_port)
@@ -42,8 +45,8 @@ impl Engine {
         reason: RemoveReason,
     ) {
         let address = self.backends[backend.0 as usize].address;
-        let reply = key.reply_of(address.ip().into(), Port::new(address.port()));
-        self.removed.add(key, &reply);
+        self.removed.keys.extend(keys_of(key, address));
+        self.removed.ports.push(key.src_port);
         if reason != RemoveReason::Ended || self.removed.ports.len() == REMOVED_AT_ONCE {
             self.remove_the_rest();
         }
@@ -61,11 +64,9 @@ impl Engine {
 
     /// Removes all that are yet to be.
     pub(super) fn remove_the_rest(&mut self) {
-        if !self.removed.keys.is_empty() {
-            self.datapath.flows().remove_all(&self.removed.keys);
-            self.in_table = self.in_table.saturating_sub(self.removed.ports.len());
-            self.removed.keys.clear();
-            self.removed.ports.clear();
-        }
+        self.datapath.flows().remove_all(&self.removed.keys);
+        self.in_table = self.in_table.saturating_sub(self.removed.ports.len());
+        self.removed.keys.clear();
+        self.removed.ports.clear();
     }
 }
