@@ -75,7 +75,7 @@ fn connects_anew(family: Family, forgets: bool) {
     };
     let server = Server::start(lab.backend(0), BACKEND_PORT, talk).unwrap();
     let daemon = Daemon::start(&lab, &Config::new(&lab, family, 1)).unwrap();
-    let table = FlowTable::open_pinned(&daemon.files().pin_path).unwrap();
+    let table = daemon.flow_table().unwrap();
     let service = lab.service(family, SERVICE_PORT);
     let ask = |what: &[u8; 1]| {
         let mut stream = client::connect_from(PORT, service).unwrap();

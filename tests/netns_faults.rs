@@ -16,7 +16,6 @@ use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
 use dispatcher_tests::topology::{Family, Lab, Topology};
 use dispatcher_tests::{POLL, client, each_at_once, eventually};
-use dispatcher_user::datapath::FlowTable;
 use dispatcher_user::fault::{Point, VARIABLE};
 
 /// Of each of the two back-ends.
@@ -195,7 +194,11 @@ fn dies_and_starts_again(point: Point) {
     }
     drop(held);
     assert_settles(&daemon);
-    assert_eq!(entries(&daemon), 0, "{point:?}: entries are left");
+    assert_eq!(
+        daemon.flow_entries().unwrap(),
+        0,
+        "{point:?}: entries are left"
+    );
     daemon.finish().unwrap();
 }
 
@@ -231,23 +234,17 @@ fn assert_killed(daemon: &mut Daemon<'_>, point: Point) {
     );
 }
 
-fn table(daemon: &Daemon<'_>) -> FlowTable {
-    FlowTable::open_pinned(&daemon.files().pin_path).unwrap()
-}
-
-fn entries(daemon: &Daemon<'_>) -> usize {
-    let mut entries = 0;
-    table(daemon).for_each(|_, _| entries += 1).unwrap();
-    entries
-}
-
 /// Entries whose other half is missing, when nobody installs or removes any.
 fn halves(daemon: &Daemon<'_>) -> usize {
     let (mut forward, mut reply) = (Vec::new(), Vec::new());
-    let read = table(daemon).for_each(|key, entry| match entry.translation.direction() {
-        Direction::Forward => forward.push(key.of_peer(&entry.translation)),
-        Direction::Reply => reply.push(*key),
-    });
+    let read =
+        daemon
+            .flow_table()
+            .unwrap()
+            .for_each(|key, entry| match entry.translation.direction() {
+                Direction::Forward => forward.push(key.of_peer(&entry.translation)),
+                Direction::Reply => reply.push(*key),
+            });
     read.unwrap();
     let missing =
         |one: &[FlowKey], other: &[FlowKey]| one.iter().filter(|key| !other.contains(key)).count();

@@ -227,7 +227,7 @@ impl<'lab> Connections<'lab> {
         config.web().backends[0].address = backend;
         change(&mut config);
         let daemon = Daemon::start(lab, &config).unwrap();
-        let table = FlowTable::open_pinned(&daemon.files().pin_path).unwrap();
+        let table = daemon.flow_table().unwrap();
         Self {
             clients,
             backends,

@@ -19,7 +19,6 @@ use dispatcher_tests::scenario::{assert_settles, on_all};
 use dispatcher_tests::server;
 use dispatcher_tests::topology::{Family, Lab, Node, Topology};
 use dispatcher_tests::{PATIENCE, client, eventually, restarts};
-use dispatcher_user::datapath::FlowTable;
 
 /// Another service beside the first.
 const OTHER_PORT: u16 = 81;
@@ -354,7 +353,7 @@ fn what_has_ended_does_not_cost_a_connection_its_number() {
     });
     daemon.crash().unwrap();
 
-    let mut table = FlowTable::open_pinned(&daemon.files().pin_path).unwrap();
+    let mut table = daemon.flow_table().unwrap();
     let mut live = None;
     table.for_each_forward(|key, _| live = Some(*key)).unwrap();
     let live = table.get(&live.unwrap()).unwrap();

@@ -21,7 +21,6 @@ use dispatcher_tests::server::{self, Count, Server, reset_on_close};
 use dispatcher_tests::topology::{Family, Lab, Topology};
 use dispatcher_tests::wire::Segment;
 use dispatcher_tests::{PATIENCE, client, eventually};
-use dispatcher_user::datapath::FlowTable;
 
 /// How long, seconds; it lasts until the connections were made, too.
 const SECONDS: (&str, u64) = ("SOAK_SECONDS", 30 * 60);
@@ -145,7 +144,7 @@ fn flood(world: &mut World<'_>) {
 /// RSTs to both ends of every flow, at sequence numbers that neither can expect.
 fn forge(world: &mut World<'_>) {
     const FAR: u32 = 1 << 31;
-    let table = FlowTable::open_pinned(&world.daemon.files().pin_path).unwrap();
+    let table = world.daemon.flow_table().unwrap();
     let (mut to_backends, mut to_clients) = (Vec::new(), Vec::new());
     table
         .for_each(|key, entry| {
@@ -473,9 +472,7 @@ fn a_million_connections_and_every_fault_leave_nothing_behind() {
         (made.saturating_sub(lost)..=made + cut + world.forged).contains(&at_backends),
         "each connection is at a back-end once, and a forged one until it is reset"
     );
-    let mut entries = 0;
-    let table = FlowTable::open_pinned(&world.daemon.files().pin_path).unwrap();
-    table.for_each(|_, _| entries += 1).unwrap();
+    let entries = world.daemon.flow_entries().unwrap();
     assert_eq!(entries, 0, "entries are left in the program's table");
     eventually(PATIENCE, "every descriptor is closed", || {
         world.daemon.descriptors().unwrap() <= descriptors

@@ -10,7 +10,6 @@ use dispatcher_common::flow::{FlowKey, FlowPair, FlowSpec};
 use dispatcher_common::link::NextHop;
 use dispatcher_common::maps::FLOWS;
 use dispatcher_common::tcp::Phase;
-use dispatcher_user::datapath::FlowTable;
 
 use crate::config::{BACKEND_PORT, Config, SERVICE_PORT};
 use crate::daemon::Daemon;
@@ -83,7 +82,7 @@ fn table_bytes(lab: &Lab, daemon: &Daemon<'_>) -> Result<u64> {
 }
 
 fn fill(lab: &Lab, daemon: &Daemon<'_>, flows: u32) -> Result<()> {
-    let mut table = FlowTable::open_pinned(&daemon.files().pin_path)?;
+    let mut table = daemon.flow_table()?;
     let service = lab.service(Family::V4, SERVICE_PORT);
     for flow in 0..flows {
         let backend = flow % 2;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dispatcher_user::datapath::FlowTable;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -225,6 +226,18 @@ impl<'lab> Daemon<'lab> {
     /// Descriptors that it has open.
     pub fn descriptors(&self) -> Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
+    /// The flow table that it has pinned, or has left behind.
+    pub fn flow_table(&self) -> Result<FlowTable> {
+        Ok(FlowTable::open_pinned(&self.files().pin_path)?)
+    }
+
+    /// Entries in it.
+    pub fn flow_entries(&self) -> Result<usize> {
+        let mut entries = 0;
+        self.flow_table()?.for_each(|_, _| entries += 1)?;
+        Ok(entries)
     }
 
     /// Sends it a signal that it outlives.
